@@ -1,0 +1,1 @@
+"""Autoencoders: what a file of weights holds, and how its pixels and latents correspond."""

@@ -1,0 +1,1 @@
+"""Diffusion: how a mask acts on what a model predicts."""

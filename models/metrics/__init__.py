@@ -1,0 +1,1 @@
+"""How far a picture has drifted from where it began."""

@@ -1,0 +1,191 @@
+"""EMILIE: edits that iterate on the latent, each held inside its mask."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_base
+from comfy.patcher_extension import WrappersMP
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..models.cells import check_mask, check_samples, like_samples, mask_to_cells
+from ..models.diffusion.gradient_mask import keep_outside, mask_denoised
+from ..models.session.record import observe, with_record
+
+Conditioning = list[list[Any]]
+
+
+def with_values(conditioning: Conditioning, values: dict[str, Any]) -> Conditioning:
+    """A copy of a CONDITIONING with the values set in each of its entries."""
+    return [[embedding, {**options, **values}] for embedding, options in conditioning]
+
+
+class ReEditLatentConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReEditLatentConditioning",
+            display_name="ReEdit Latent Conditioning",
+            category="ReEdit/emilie",
+            description="Gives the latent itself, never its pixels, to an InstructPix2Pix model as the picture to edit. "
+            "So an edit starts from what the edit before it made, without an encode in between.",
+            search_aliases=["instruct pix2pix", "InstructPixToPixConditioning", "edit conditioning"],
+            inputs=[
+                io.Model.Input("model", tooltip="The InstructPix2Pix model that will edit."),
+                io.Conditioning.Input("positive", tooltip="The instruction, from CLIP Text Encode."),
+                io.Conditioning.Input("negative"),
+                io.Latent.Input("samples", tooltip="The latent to edit."),
+            ],
+            outputs=[
+                io.Conditioning.Output("positive"),
+                io.Conditioning.Output("negative"),
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="The latent as it came in: the sampler's latent_image, so that a mask has something to keep.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, positive: Conditioning, negative: Conditioning, samples: dict[str, Any]
+    ) -> io.NodeOutput:
+        check_takes_picture(model, samples["samples"])
+        record = observe(samples)
+        # Unscaled, as the LATENT holds it: the host's model applies the scale, where its family has one.
+        values = {"concat_latent_image": samples["samples"]}
+        return io.NodeOutput(
+            with_values(positive, values), with_values(negative, values), with_record(samples, record)
+        )
+
+
+def check_takes_picture(model: Any, samples: Tensor) -> None:
+    """Raise ValueError unless this is an InstructPix2Pix model whose latents have these channels."""
+    if not isinstance(model.model, comfy.model_base.IP2P):
+        raise ValueError(
+            f"model is a {type(model.model).__name__}, which takes no picture beside its noise. "
+            "Load an InstructPix2Pix model (for Stable Diffusion 1.5, SDXL or CosXL Edit)."
+        )
+    check_channels(model.get_model_object("latent_format").latent_channels, samples)
+
+
+def check_channels(channels: int, samples: Tensor) -> None:
+    check_samples(samples)
+    if samples.shape[1] != channels:
+        raise ValueError(
+            f"samples has {samples.shape[1]} channels, but this model works on latents of {channels}. "
+            "Encode the picture with the VAE that belongs to the model."
+        )
+
+
+class ReEditGradientMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReEditGradientMask",
+            display_name="ReEdit Gradient Mask",
+            category="ReEdit/emilie",
+            description="Holds whatever the sampler does inside a mask: outside, the edit's gradient is zero. "
+            "Works with any sampler, and beside Set Latent Noise Mask and Differential Diffusion.",
+            search_aliases=["mask edit", "inpaint", "regional edit", "EMILIE"],
+            inputs=[
+                io.Model.Input("model"),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="White is edited, black is kept, grey is in between. Another size is resized to the latent; "
+                    "the proportions must be the picture's.",
+                ),
+                io.Boolean.Input(
+                    "strict",
+                    default=True,
+                    tooltip="Cells where the mask is black come out bit for bit as they went in.",
+                ),
+                io.Latent.Input(
+                    "samples",
+                    optional=True,
+                    tooltip="What to keep outside the mask. Without it, the latent given to the sampler; connect it where "
+                    "that latent is empty or already noisy (a second sampler after split sigmas).",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, mask: Tensor, strict: bool = True, samples: dict[str, Any] | None = None
+    ) -> io.NodeOutput:
+        known = None if samples is None else samples["samples"]
+        if known is not None:
+            check_channels(model.get_model_object("latent_format").latent_channels, known)
+            check_mask(mask, known.shape[0], *known.shape[-2:])
+        masked = model.clone()
+        outer_sample, predict_noise = gradient_mask_wrappers(mask, strict, known)
+        masked.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "reedit_gradient_mask", outer_sample)
+        masked.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "reedit_gradient_mask", predict_noise)
+        return io.NodeOutput(masked)
+
+
+@dataclass
+class Held:
+    """What one sampling run keeps outside the mask. `scaled` is `known` in the model's own scale, once it is wanted."""
+
+    known: Tensor
+    cells: Tensor
+    scaled: Tensor | None = None
+
+
+def gradient_mask_wrappers(
+    mask: Tensor, strict: bool, known: Tensor | None
+) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Two wrappers: around a whole sampling run and around each of its predictions.
+
+    What they share travels in the run's own options under a key of this pair alone: so several gradient masks on one model
+    add up, nothing is left on the model when a run is interrupted, and one node may serve two runs at a time.
+    """
+    key = f"reedit_gradient_mask_{uuid.uuid4().hex}"
+
+    def outer_sample(
+        executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *arguments: Any, **options: Any
+    ) -> Tensor:
+        if len(options.get("latent_shapes") or ()) > 1:
+            raise ValueError("The gradient mask cannot hold a nested latent (several streams in one).")
+        held = hold(mask, latent_image, known)
+        # The guider's options are its own copy for this run.
+        executor.class_obj.model_options.setdefault("transformer_options", {})[key] = held
+        result = executor(noise, latent_image, sampler, sigmas, *arguments, **options)
+        # A run that stops above sigma 0 hands on a noisy latent, in which the clean one has no place yet.
+        finished = float(sigmas[-1]) == 0.0
+        return keep_outside(result, held.known, held.cells) if strict and finished else result
+
+    def predict_noise(
+        executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
+    ) -> Tensor:
+        held: Held = model_options["transformer_options"][key]
+        if held.scaled is None or held.scaled.device != x.device:
+            held.scaled = executor.class_obj.inner_model.process_latent_in(held.known.to(x))
+            held.cells = held.cells.to(x)
+        return mask_denoised(executor(x, timestep, model_options, seed), held.scaled, held.cells)
+
+    return outer_sample, predict_noise
+
+
+def hold(mask: Tensor, latent_image: Tensor, known: Tensor | None) -> Held:
+    """What to keep in a run on `latent_image`. ValueError where there is nothing to keep, or where it does not fit."""
+    reference = latent_image if known is None else known
+    if not bool(reference.any()):
+        raise ValueError(
+            "The gradient mask has nothing to keep: the latent given to the sampler is empty. "
+            "Give the sampler the picture's latent, or connect it to samples of ReEdit Gradient Mask."
+        )
+    if reference.shape[1:] != latent_image.shape[1:] or latent_image.shape[0] % reference.shape[0]:
+        raise ValueError(
+            f"samples of the gradient mask is {tuple(reference.shape)}, but the sampler works on "
+            f"{tuple(latent_image.shape)}. Give both the same latent."
+        )
+    reference = reference.repeat(latent_image.shape[0] // reference.shape[0], *[1] * (reference.ndim - 1))
+    checked = check_mask(mask, latent_image.shape[0], *latent_image.shape[-2:])
+    return Held(reference, like_samples(mask_to_cells(checked, *latent_image.shape[-2:]), latent_image))
