@@ -54,6 +54,17 @@ def _as_the_host_runs_nodes():
 
 
 @pytest.fixture(scope="session")
+def host_folder() -> Path:
+    return HOST
+
+
+@pytest.fixture(scope="session")
+def base_directory() -> Path:
+    """Where dev.py links the pack and the demo family for the host."""
+    return ROOT / "build" / "comfy"
+
+
+@pytest.fixture(scope="session")
 def weights_folder() -> Path:
     return TESTS / "tiny_sd" / "weights"
 

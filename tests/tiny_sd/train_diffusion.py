@@ -105,7 +105,7 @@ def encode(pictures: np.ndarray, autoencoder: nn.Module) -> torch.Tensor:
         batch = torch.from_numpy(chunk).movedim(-1, 1) * 2 - 1
         with torch.autocast("cpu", dtype=torch.bfloat16):
             latents.append(autoencoder.encode(batch).latent_dist.mode().float())
-    return torch.cat(latents)
+    return torch.cat(latents).contiguous()
 
 
 def load_autoencoder() -> nn.Module:

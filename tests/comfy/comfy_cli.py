@@ -1,0 +1,66 @@
+"""comfy-cli, the ecosystem's own tool: puts other values into a saved workflow and runs it on a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from live_server import LiveServer
+
+# No tracking, no update check, no home folder: what comfy-cli writes stays in the scratch folder it is given.
+_QUIET = {"DO_NOT_TRACK": "1", "COMFY_NO_WATCH": "1"}
+
+
+def comfy(arguments: list[str | Path], scratch: Path) -> str:
+    """Run comfy-cli and return what it printed. RuntimeError with its words if it fails."""
+    home = scratch / "comfy_cli"
+    home.mkdir(parents=True, exist_ok=True)
+    program = Path(sys.executable).parent / ("comfy.exe" if os.name == "nt" else "comfy")
+    done = subprocess.run(
+        [str(program), "--skip-prompt", "--no-enable-telemetry", *(str(word) for word in arguments)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, **_QUIET, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "PYTHONIOENCODING": "utf-8"},
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"comfy {' '.join(map(str, arguments[:2]))} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def with_models(workflow: Path, names: Mapping[str, str], server: LiveServer) -> Path:
+    """A copy of a saved workflow in the server's scratch folder, in which model files have other names.
+
+    names: {name in the workflow: name to put in its place}; each must be there.
+    """
+    nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
+    widgets = {"CheckpointLoaderSimple": "ckpt_name", "ReEditLoadREEDVAE": "vae_name"}
+    values = {
+        f"{node['id']}.{widgets[node['type']]}": names[node["widgets_values"][0]] for node in nodes if node["type"] in widgets
+    }
+    if set(names.values()) != set(values.values()):
+        raise ValueError(f"{workflow.name} does not name each of {', '.join(names)}.")
+    place = [f"{address}={value}" for address, value in values.items()]
+    text = comfy(
+        ["workflow", "set-slot", workflow, *place, "--stdout", "--host", "127.0.0.1", "--port", str(server.port)],
+        server.scratch,
+    )
+    changed = server.scratch / workflow.name
+    changed.write_text(json.dumps(json.loads(text)["data"]["workflow_json"]), encoding="utf-8")
+    return changed
+
+
+def run_workflow(workflow: Path, server: LiveServer) -> dict[str, Any]:
+    """Convert a saved workflow with comfy-cli, run it, and return what its nodes showed: {node id: {…}}."""
+    text = comfy(
+        ["run", "--workflow", workflow, "--wait", "--json", "--host", "127.0.0.1", "--port", str(server.port)],
+        server.scratch,
+    )
+    events = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    (last,) = [event for event in events if event["type"] == "envelope"]
+    return server.get(f"/history/{last['data']['prompt_id']}")[last["data"]["prompt_id"]]["outputs"]
