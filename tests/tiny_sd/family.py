@@ -89,7 +89,7 @@ class TinySD(supported_models.SD15):
         "use_temporal_attention": False,
         "in_channels": 4,
     }
-    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
+    unet_extra_config = {"num_heads": -1, "num_head_channels": 64}
     latent_format = TinyLatentFormat
 
     def process_clip_state_dict(self, state_dict):

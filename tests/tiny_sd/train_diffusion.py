@@ -28,8 +28,8 @@ from .train_autoencoder import build as build_autoencoder
 from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, train
 from .world import draw, random_scene
 
-SCENES, BATCH, LEARNING_RATE, MIN_SNR_GAMMA = 24_000, 64, 1e-3, 5.0
-STEPS = {"text_to_image": 4000, "instruct_pix2pix": 4000}
+SCENES, BATCH, LEARNING_RATE, MIN_SNR_GAMMA = 24_000, 32, 8e-4, 5.0
+STEPS = {"text_to_image": 6500, "instruct_pix2pix": 6500}
 
 
 class TorchOperations:
