@@ -17,7 +17,9 @@ def check_samples(samples: Tensor, name: str = "samples") -> None:
     if getattr(samples, "is_nested", False):
         raise ValueError(f"{name} is a nested latent (several streams in one). Split it and edit the picture's stream.")
     if samples.ndim not in (4, 5):
-        raise ValueError(f"{name} has shape {tuple(samples.shape)}; a latent of (B, C, H, W) or (B, C, T, H, W) is needed.")
+        raise ValueError(
+            f"{name} has shape {tuple(samples.shape)}; a latent of (B, C, H, W) or (B, C, T, H, W) is needed."
+        )
     if not bool(torch.isfinite(samples).all()):
         count = int((~torch.isfinite(samples)).sum())
         raise ValueError(
@@ -43,7 +45,9 @@ def check_mask(mask: Tensor, batch: int, height: int, width: int, name: str = "m
     if not bool(torch.isfinite(mask).all()):
         raise ValueError(f"{name} holds NaN or infinite values. Make it anew.")
     if mask.shape[0] not in (1, batch):
-        raise ValueError(f"{name} is a batch of {mask.shape[0]}, but there are {batch} pictures: give 1 mask or {batch}.")
+        raise ValueError(
+            f"{name} is a batch of {mask.shape[0]}, but there are {batch} pictures: give 1 mask or {batch}."
+        )
     proportions, wanted = mask.shape[2] / mask.shape[1], width / height
     # A latent's grid is coarse: half a cell of rounding is allowed on top.
     if abs(proportions - wanted) > ASPECT_TOLERANCE * wanted + 0.5 / min(height, width):

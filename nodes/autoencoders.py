@@ -35,9 +35,7 @@ def build_host_vae(weights: dict[str, Tensor], config: KLConfig) -> comfy.sd.VAE
         "attn_resolutions": [256 // 2**level for level in config.attention_levels],
         "dropout": 0.0,
     }
-    vae = comfy.sd.VAE(
-        sd=weights, config={"params": {"ddconfig": architecture, "embed_dim": config.latent_channels}}
-    )
+    vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": architecture, "embed_dim": config.latent_channels}})
     vae.latent_channels = config.latent_channels
     vae.downscale_ratio = vae.upscale_ratio = config.ratio
     # The host's estimates are for a width of 128 and a ratio of 8; memory goes with the widest feature map in pixels.
@@ -87,7 +85,9 @@ class ReEditLoadREEDVAE(io.ComfyNode):
             description="Loads a KL autoencoder of any width and depth, a REED-VAE among them, in ldm or diffusers layout.",
             search_aliases=["load vae", "vae loader", "reed"],
             inputs=[
-                io.Combo.Input("vae_name", options=files, tooltip="A safetensors file in the host's folder models/vae."),
+                io.Combo.Input(
+                    "vae_name", options=files, tooltip="A safetensors file in the host's folder models/vae."
+                ),
                 io.Vae.Input(
                     "base_vae",
                     optional=True,
@@ -133,7 +133,7 @@ class ReEditEncode(io.ComfyNode):
             search_aliases=["vae encode", "start session"],
             inputs=[
                 io.Image.Input("pixels", tooltip="The picture to edit."),
-                io.Vae.Input("vae"),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the models that will edit."),
                 io.Combo.Input(
                     "fit",
                     options=["refuse", "crop", "pad"],
@@ -164,8 +164,8 @@ class ReEditDecode(io.ComfyNode):
             "never from the picture.",
             search_aliases=["vae decode", "latent passthrough"],
             inputs=[
-                io.Latent.Input("samples"),
-                io.Vae.Input("vae"),
+                io.Latent.Input("samples", tooltip="The latent to look at."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the latent."),
             ],
             outputs=[
                 io.Image.Output(tooltip="The picture."),

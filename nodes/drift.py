@@ -37,7 +37,7 @@ class ReEditDriftMeter(io.ComfyNode):
             "where no edit was allowed to act, and how much fine detail is left.",
             search_aliases=["psnr", "quality", "degradation"],
             inputs=[
-                io.Latent.Input("samples"),
+                io.Latent.Input("samples", tooltip="The latent, with the session's record in it."),
                 io.Vae.Input("vae", optional=True, tooltip="Without it only the latents are measured."),
             ],
             outputs=[

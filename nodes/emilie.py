@@ -37,7 +37,7 @@ class ReEditLatentConditioning(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The InstructPix2Pix model that will edit."),
                 io.Conditioning.Input("positive", tooltip="The instruction, from CLIP Text Encode."),
-                io.Conditioning.Input("negative"),
+                io.Conditioning.Input("negative", tooltip="The negative prompt; an empty one will do."),
                 io.Latent.Input("samples", tooltip="The latent to edit."),
             ],
             outputs=[
@@ -58,9 +58,7 @@ class ReEditLatentConditioning(io.ComfyNode):
         record = observe(samples)
         # Unscaled, as the LATENT holds it: the host's model applies the scale, where its family has one.
         values = {"concat_latent_image": samples["samples"]}
-        return io.NodeOutput(
-            with_values(positive, values), with_values(negative, values), with_record(samples, record)
-        )
+        return io.NodeOutput(with_values(positive, values), with_values(negative, values), with_record(samples, record))
 
 
 def check_takes_picture(model: Any, samples: Tensor) -> None:
@@ -93,7 +91,7 @@ class ReEditGradientMask(io.ComfyNode):
             "Works with any sampler, and beside Set Latent Noise Mask and Differential Diffusion.",
             search_aliases=["mask edit", "inpaint", "regional edit", "EMILIE"],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="Any model; the sampler that it goes to is held inside the mask."),
                 io.Mask.Input(
                     "mask",
                     tooltip="White is edited, black is kept, grey is in between. Another size is resized to the latent; "
@@ -149,16 +147,23 @@ def gradient_mask_wrappers(
     key = f"reedit_gradient_mask_{uuid.uuid4().hex}"
 
     def outer_sample(
-        executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *arguments: Any, **options: Any
+        executor: Any,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        *arguments: Any,
+        **options: Any,
     ) -> Tensor:
         if len(options.get("latent_shapes") or ()) > 1:
             raise ValueError("The gradient mask cannot hold a nested latent (several streams in one).")
         held = hold(mask, latent_image, known)
         # The guider's options are its own copy for this run.
         executor.class_obj.model_options.setdefault("transformer_options", {})[key] = held
-        result = executor(noise, latent_image, sampler, sigmas, *arguments, **options)
-        # A run that stops above sigma 0 hands on a noisy latent, in which the clean one has no place yet.
+        # A run that stops above sigma 0 hands on a noisy latent, in which the clean one has no place yet. Asked before the
+        # run, since some samplers (uni_pc) write into their sigmas.
         finished = float(sigmas[-1]) == 0.0
+        result = executor(noise, latent_image, sampler, sigmas, *arguments, **options)
         return keep_outside(result, held.known, held.cells) if strict and finished else result
 
     def predict_noise(

@@ -29,8 +29,12 @@ class ReEditCommit(io.ComfyNode):
             inputs=[
                 io.Latent.Input("samples", tooltip="What the tool made: a sampler's output, say."),
                 io.String.Input("label", default="", tooltip="Your words for this edit. Empty: the tool's name."),
-                io.String.Input("tool", default="", tooltip="Empty: the node that the latent comes from.", advanced=True),
-                io.Mask.Input("mask", optional=True, tooltip="Where the edit was allowed to act; it is noted, not applied."),
+                io.String.Input(
+                    "tool", default="", tooltip="Empty: the node that the latent comes from.", advanced=True
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Where the edit was allowed to act; it is noted, not applied."
+                ),
             ],
             outputs=[io.Latent.Output()],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
@@ -46,9 +50,7 @@ class ReEditCommit(io.ComfyNode):
             mask = check_mask(mask, latent.shape[0], *latent.shape[-2:])
         producer, parameters = producer_of(cls.hidden.prompt, cls.hidden.unique_id, "samples")
         tool = tool or producer
-        return io.NodeOutput(
-            with_record(samples, record.with_edit(latent, label or tool, tool, parameters, mask))
-        )
+        return io.NodeOutput(with_record(samples, record.with_edit(latent, label or tool, tool, parameters, mask)))
 
 
 class ReEditMergePixels(io.ComfyNode):
@@ -63,8 +65,10 @@ class ReEditMergePixels(io.ComfyNode):
             search_aliases=["paint", "encode painted", "composite"],
             inputs=[
                 io.Latent.Input("samples", tooltip="The latent whose picture was painted on."),
-                io.Image.Input("pixels", tooltip="The painted picture: ReEdit Decode's, of the same size, changed by hand."),
-                io.Vae.Input("vae"),
+                io.Image.Input(
+                    "pixels", tooltip="The painted picture: ReEdit Decode's, of the same size, changed by hand."
+                ),
+                io.Vae.Input("vae", tooltip="The VAE that decoded the picture."),
                 io.String.Input("label", default="painted", tooltip="Your words for this edit."),
                 io.Float.Input(
                     "threshold",
@@ -82,7 +86,10 @@ class ReEditMergePixels(io.ComfyNode):
                     tooltip="What was painted (a painter node gives it). Without it the decoded latent is compared.",
                 ),
             ],
-            outputs=[io.Latent.Output(), io.Mask.Output(display_name="painted", tooltip="The pixels taken as painted.")],
+            outputs=[
+                io.Latent.Output(),
+                io.Mask.Output(display_name="painted", tooltip="The pixels taken as painted."),
+            ],
         )
 
     @classmethod
@@ -116,7 +123,12 @@ class ReEditMergePixels(io.ComfyNode):
             return io.NodeOutput(with_record(samples, record), painted)
         merged = merge_cells(latent, vae.encode(picture), cells)
         record = record.with_edit(
-            merged, label, "ReEditMergePixels", {"threshold": threshold}, painted, encoded_pixels=picture[..., 0].numel()
+            merged,
+            label,
+            "ReEditMergePixels",
+            {"threshold": threshold},
+            painted,
+            encoded_pixels=picture[..., 0].numel(),
         )
         return io.NodeOutput(with_record(samples, record), painted)
 
@@ -137,8 +149,8 @@ class ReEditTimeline(io.ComfyNode):
             description="Shows every step of the session side by side: the source, then each edit with its label.",
             search_aliases=["history", "contact sheet"],
             inputs=[
-                io.Latent.Input("samples"),
-                io.Vae.Input("vae"),
+                io.Latent.Input("samples", tooltip="The latent, with the session's record in it."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the latent."),
                 io.Int.Input("columns", default=6, min=1, max=64, tooltip="Pictures in one row."),
             ],
             outputs=[

@@ -27,7 +27,9 @@ import torch
 
 def import_folder(name: str, folder: Path):
     """Import a folder under a name of our choice, as the host does with custom-node folders."""
-    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -38,7 +40,7 @@ def import_folder(name: str, folder: Path):
 import_folder("reedit", ROOT)
 import_folder("tiny_sd", TESTS / "tiny_sd")
 
-torch.set_num_threads(2)
+torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # more only wait for each other on models this small
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +77,27 @@ def tiny_vae(weights_folder):
     from reedit.nodes.autoencoders import load_kl_vae
 
     return load_kl_vae(weights_folder / "tiny_sd_autoencoder.safetensors")
+
+
+def load_tiny_model(weights_folder: Path, name: str):
+    """(MODEL, CLIP) of one of the demo family's checkpoints, through the host's own loader."""
+    import comfy.sd
+    from tiny_sd import family
+
+    family.register()
+    file = weights_folder / f"tiny_sd_{name}.safetensors"
+    with torch.inference_mode():
+        return comfy.sd.load_checkpoint_guess_config(str(file), output_vae=False, output_clip=True)[:2]
+
+
+@pytest.fixture(scope="session")
+def text_to_image(weights_folder):
+    return load_tiny_model(weights_folder, "text_to_image")
+
+
+@pytest.fixture(scope="session")
+def instruct_pix2pix(weights_folder):
+    return load_tiny_model(weights_folder, "instruct_pix2pix")
 
 
 @pytest.fixture(scope="session")

@@ -52,11 +52,15 @@ def to_ldm_layout(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith(prefix) and name.removeprefix(prefix).startswith(parts)
     }
     if any(name.startswith("decoder.up_blocks.") for name in named):
-        up_levels = 1 + max(int(match[1]) for name in named if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", name)))
+        up_levels = 1 + max(
+            int(match[1]) for name in named if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", name))
+        )
         named = {_ldm_name(name, up_levels): tensor for name, tensor in named.items()}
     # Attention projections are linear in diffusers and 1×1 convolutions in ldm: the same numbers in another shape.
     return {
-        name: tensor[..., None, None] if re.search(r"\.attn.*\.(q|k|v|proj_out)\.weight$", name) and tensor.ndim == 2 else tensor
+        name: tensor[..., None, None]
+        if re.search(r"\.attn.*\.(q|k|v|proj_out)\.weight$", name) and tensor.ndim == 2
+        else tensor
         for name, tensor in named.items()
     }
 

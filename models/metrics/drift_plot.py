@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -20,7 +21,11 @@ def plot_drift(rows: list[EditDrift]) -> Tensor:
     """
     figure = Figure(figsize=(9, 7.5), dpi=100, layout="constrained")
     panels = (
-        ("largest latent change outside the mask", "latent units", [row.outside_mask_max_abs_latent_change for row in rows]),
+        (
+            "largest latent change outside the mask",
+            "latent units",
+            [row.outside_mask_max_abs_latent_change for row in rows],
+        ),
         ("picture where no edit was allowed, against the source", "PSNR, dB", [row.untouched_psnr for row in rows]),
         ("fine detail (energy above half Nyquist)", "grey levels²", [row.fine_detail for row in rows]),
     )
@@ -35,7 +40,8 @@ def plot_drift(rows: list[EditDrift]) -> Tensor:
             axes.plot(*zip(*finite, strict=True), marker="o")
         else:
             axes.text(0.5, 0.5, "unchanged" if shown else "nothing to measure", ha="center", transform=axes.transAxes)
-    axes.set_xticks(numbers or [0], [f"{row.number}\n{row.label[:14]}" for row in rows] or ["no edit yet"], fontsize=8)
+    labels = [f"{row.number}. {shorten(row.label, 28, placeholder='…')}" for row in rows]
+    axes.set_xticks(numbers or [0], labels or ["no edit yet"], fontsize=8, rotation=25, ha="right")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32) / 255)

@@ -25,9 +25,7 @@ def contact_strip(pictures: list[Tensor], labels: list[str], columns: int) -> Te
     height = max(tile.height for tile in tiles) + label_height
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    sheet = Image.new(
-        "RGB", (columns * (width + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN), (24, 24, 27)
-    )
+    sheet = Image.new("RGB", (columns * (width + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN), (24, 24, 27))
     pen = ImageDraw.Draw(sheet)
     for index, (tile, lines) in enumerate(zip(tiles, wrapped, strict=True)):
         left = _MARGIN + index % columns * (width + _MARGIN)

@@ -37,7 +37,7 @@ def pack_version() -> str:
 
 def mixed_edit_chain(object_info: dict[str, Any]) -> dict[str, Any]:
     writer = our_chain({name: entry["name"] for name, entry in MODELS.items()}, MODELS)
-    writer.note(NOTE, (-980, -520), (900, 380))
+    writer.note(NOTE, (-980, -320), (900, 200))
     return writer.as_saved(object_info, pack_version(), list(MODELS.values()))
 
 
@@ -49,9 +49,9 @@ def as_text(workflow: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        with LiveServer(Path(os.environ["COMFYUI_PATH"]), ROOT / "build" / "comfy", Path(scratch)) as server:
-            object_info = server.get("/object_info")
+    host, base_directory = Path(os.environ["COMFYUI_PATH"]), ROOT / "build" / "comfy"
+    with tempfile.TemporaryDirectory() as scratch, LiveServer(host, base_directory, Path(scratch)) as server:
+        object_info = server.get("/object_info")
     for name, build in WORKFLOWS.items():
         (ROOT / "workflows" / f"{name}.json").write_text(as_text(build(object_info)), encoding="utf-8")
 

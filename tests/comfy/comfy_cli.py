@@ -29,7 +29,9 @@ def comfy(arguments: list[str | Path], scratch: Path) -> str:
         env={**os.environ, **_QUIET, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "PYTHONIOENCODING": "utf-8"},
     )
     if done.returncode != 0:
-        raise RuntimeError(f"comfy {' '.join(map(str, arguments[:2]))} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        raise RuntimeError(
+            f"comfy {' '.join(map(str, arguments[:2]))} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        )
     return done.stdout
 
 
@@ -41,7 +43,9 @@ def with_models(workflow: Path, names: Mapping[str, str], server: LiveServer) ->
     nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
     widgets = {"CheckpointLoaderSimple": "ckpt_name", "ReEditLoadREEDVAE": "vae_name"}
     values = {
-        f"{node['id']}.{widgets[node['type']]}": names[node["widgets_values"][0]] for node in nodes if node["type"] in widgets
+        f"{node['id']}.{widgets[node['type']]}": names[node["widgets_values"][0]]
+        for node in nodes
+        if node["type"] in widgets
     }
     if set(names.values()) != set(values.values()):
         raise ValueError(f"{workflow.name} does not name each of {', '.join(names)}.")

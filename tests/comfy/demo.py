@@ -98,7 +98,9 @@ def run_round_trip(server: LiveServer) -> tuple[list[dict[str, Any]], list[np.nd
     return rows, pictures
 
 
-def summarise(ours: list[dict[str, Any]], ours_last: np.ndarray, base: list[dict[str, Any]], base_last: np.ndarray) -> dict:
+def summarise(
+    ours: list[dict[str, Any]], ours_last: np.ndarray, base: list[dict[str, Any]], base_last: np.ndarray
+) -> dict:
     source, region = truth(None), untouched()
     encoded = PIXELS + sum(row["encoded_pixels"] for row in ours)  # the source's one encode counts too
     base_encoded = sum(row["encoded_pixels"] for row in base)
@@ -135,7 +137,9 @@ def draw_timeline(rows: dict[str, list[np.ndarray]], file: Path) -> None:
         y = top + row * (side + margin)
         pen.multiline_text((8, y + side // 2 - 20), name, font=font, fill="black", spacing=3)
         for column, picture in enumerate([truth(None), *pictures]):
-            tile = Image.fromarray((picture * 255).round().astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
+            tile = Image.fromarray((picture * 255).round().astype(np.uint8)).resize(
+                (side, side), Image.Resampling.NEAREST
+            )
             sheet.paste(tile, (left + column * (side + margin), y))
     sheet.save(file)
 
@@ -147,9 +151,13 @@ def failures(ours: list[dict[str, Any]], summary: dict[str, Any]) -> list[str]:
         if row["outside_mask_max_abs_latent_change"] != 0.0:
             broken.append(f"“{row['label']}” changed the latent outside its mask")
     if summary["encoded_pixels_ratio"] >= 1 / 3:
-        broken.append(f"encoded {summary['encoded_pixels_ratio']} of the baseline's pixels; less than a third is promised")
+        broken.append(
+            f"encoded {summary['encoded_pixels_ratio']} of the baseline's pixels; less than a third is promised"
+        )
     if summary["untouched_psnr_gain"] < 3:
-        broken.append(f"the untouched region is {summary['untouched_psnr_gain']} dB closer to the source; 3 dB are promised")
+        broken.append(
+            f"the untouched region is {summary['untouched_psnr_gain']} dB closer to the source; 3 dB are promised"
+        )
     return broken
 
 

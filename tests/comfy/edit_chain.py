@@ -48,16 +48,15 @@ TOOLS = {"instruct": "instruction edit", "repaint": "masked repaint", "paint": "
 SAMPLING = {"steps": 20, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}
 CFG = {"instruct": 5.0, "repaint": 5.0}
 
-CIRCLE: Box = (4, 4, 28, 28)
-SQUARE: Box = (36, 4, 24, 24)
-BOTTOM_LEFT: Box = (4, 36, 28, 24)
-BOTTOM_RIGHT: Box = (36, 36, 24, 24)
+CIRCLE: Box = (40, 0, 24, 24)
+SQUARE: Box = (44, 44, 20, 20)
+BOTTOM_LEFT: Box = (0, 44, 20, 20)
 SOURCE = Scene(
     "grass",
     1.0,
     (
-        SceneObject("circle", "red", "large", 12.0, 18.0, 18.0),
-        SceneObject("square", "blue", "small", 9.0, 48.0, 16.0),
+        SceneObject("circle", "red", "large", 11.0, 51.0, 13.0),
+        SceneObject("square", "blue", "small", 8.5, 53.5, 53.5),
     ),
 )
 
@@ -87,37 +86,23 @@ def edits() -> list[ChainEdit]:
     purple = replace(circle, colour="purple")
     triangle = replace(square, shape="triangle")
     orange = replace(triangle, colour="orange")
-    cross = SceneObject("cross", "white", "small", 8.0, 48.0, 48.0)
+    cross = SceneObject("cross", "white", "small", 8.0, 10.0, 54.0)
     red_cross = replace(cross, colour="red")
-    yellow = SceneObject("square", "yellow", "small", 8.0, 18.0, 48.0)
-    plate, window = ((8, 44, 20, 8), "white"), ((12, 44, 8, 8), "blue")
+    yellow = SceneObject("square", "yellow", "small", 8.0, 10.0, 54.0)
+    plate, window = ((4, 48, 12, 12), "white"), ((4, 52, 12, 4), "blue")
     return [
         ChainEdit("instruct", "make the circle purple", CIRCLE, _scene(purple, square)),
         ChainEdit("instruct", "turn the square into a triangle", SQUARE, _scene(purple, triangle)),
         ChainEdit("paint", "white", plate[0], _scene(purple, triangle), (plate,)),
+        ChainEdit("instruct", "paint the triangle orange", SQUARE, _scene(purple, orange), (plate,)),
+        ChainEdit("paint", "blue", window[0], _scene(purple, orange), (plate, window)),
         ChainEdit(
-            "repaint",
-            "a small white cross at the bottom right, on grass",
-            BOTTOM_RIGHT,
-            _scene(purple, triangle, cross),
-            (plate,),
+            "repaint", "a small white cross at the bottom left, on grass", BOTTOM_LEFT, _scene(purple, orange, cross)
         ),
-        ChainEdit("instruct", "paint the triangle orange", SQUARE, _scene(purple, orange, cross), (plate,)),
-        ChainEdit("paint", "blue", window[0], _scene(purple, orange, cross), (plate, window)),
-        ChainEdit("instruct", "make the cross red", BOTTOM_RIGHT, _scene(purple, orange, red_cross), (plate, window)),
-        ChainEdit(
-            "repaint",
-            "a small yellow square at the bottom left, on grass",
-            BOTTOM_LEFT,
-            _scene(purple, orange, red_cross, yellow),
-        ),
-        ChainEdit("instruct", "remove the circle", CIRCLE, _scene(orange, red_cross, yellow)),
-        ChainEdit(
-            "instruct",
-            "turn the cross into a circle",
-            BOTTOM_RIGHT,
-            _scene(orange, replace(red_cross, shape="circle"), yellow),
-        ),
+        ChainEdit("instruct", "make the cross red", BOTTOM_LEFT, _scene(purple, orange, red_cross)),
+        ChainEdit("instruct", "remove the circle", CIRCLE, _scene(orange, red_cross)),
+        ChainEdit("repaint", "a small yellow square at the bottom left, on grass", BOTTOM_LEFT, _scene(orange, yellow)),
+        ChainEdit("instruct", "make the triangle blue", SQUARE, _scene(replace(orange, colour="blue"), yellow)),
     ]
 
 
@@ -145,12 +130,12 @@ def colour_number(name: str) -> int:
 class ChainBuilder:
     """What both graphs share: loaders, masks, prompts and samplers, laid out edit by edit."""
 
-    COLUMN, ROW, WIDTH, HEIGHT = 1580, 760, 1520, 690
+    COLUMNS, COLUMN, ROW, WIDTH, HEIGHT = 3, 1580, 760, 1520, 690
 
     def __init__(self, models: dict[str, str], described: dict[str, dict[str, str]] | None = None) -> None:
         self.writer = WorkflowWriter()
         properties = {name: {"models": [entry]} for name, entry in (described or {}).items()}
-        self.writer.group("models and picture", (-1000, -80, 940, 1180), "#444")
+        self.writer.group("models and picture", (-1000, -80, 940, 1220), "#888")
         add = self.writer.add
         self.model: dict[str, Link] = {}
         self.clip: dict[str, Link] = {}
@@ -173,11 +158,17 @@ class ChainBuilder:
         ).out()
         self.picture = add("LoadImage", (-520, 620), (380, 420), "the picture to edit", image=PICTURE).out()
         self.canvas = add(
-            "SolidMask", (-980, 830), (420, 130), "black canvas: masks are drawn on 64×64", value=0.0, width=64, height=64
+            "SolidMask",
+            (-980, 830),
+            (420, 130),
+            "black canvas: masks are drawn on 64×64",
+            value=0.0,
+            width=64,
+            height=64,
         ).out()
 
     def corner(self, index: int) -> tuple[float, float]:
-        return (index % 2 * self.COLUMN, index // 2 * self.ROW)
+        return (index % self.COLUMNS * self.COLUMN, index // self.COLUMNS * self.ROW)
 
     def frame(self, index: int, edit: ChainEdit) -> tuple[float, float]:
         """Draw the group of edit `index` and return its upper left corner."""
@@ -192,7 +183,7 @@ class ChainBuilder:
         white = self.writer.add("SolidMask", (x, y + 300), (270, 110), "", value=1.0, width=width, height=height)
         return self.writer.add(
             "MaskComposite",
-            (x, y + 450),
+            (x, y + 460),
             (270, 130),
             "where to edit",
             destination=self.canvas,
@@ -226,7 +217,7 @@ class ChainBuilder:
         )
         return self.writer.add(
             "ImageCompositeMasked",
-            (x, y + 180),
+            (x, y + 190),
             (270, 150),
             "painting",
             destination=picture,
@@ -252,7 +243,7 @@ def our_chain(models: dict[str, str], described: dict[str, dict[str, str]] | Non
             latent = add(
                 "ReEditMergePixels",
                 (x + 680, y),
-                (300, 170),
+                (400, 170),
                 samples=decoded.out(1),
                 pixels=painted,
                 vae=build.vae,
@@ -276,15 +267,15 @@ def our_chain(models: dict[str, str], described: dict[str, dict[str, str]] | Non
         sampled = build.sample(
             edit, index + 1, x + 720, y, model=model, positive=positive, negative=negative, latent_image=latent
         )
-        latent = add("ReEditCommit", (x + 1060, y), (300, 130), samples=sampled, label=edit.label, mask=mask).out()
+        latent = add("ReEditCommit", (x + 1060, y), (400, 130), samples=sampled, label=edit.label, mask=mask).out()
     x, y = build.corner(len(edits()))
-    build.writer.group("what came of it", (x - 20, y - 70, 2 * build.COLUMN - 60, 900), "#a55")
+    build.writer.group("what came of it", (x - 20, y - 70, 2255, 900), "#a55")
     last = add("ReEditDecode", (x, y), (270, 80), samples=latent, vae=build.vae)
-    add("SaveImage", (x, y + 140), (400, 420), "the picture now", images=last.out(0), filename_prefix="reedit/final")
-    timeline = add("ReEditTimeline", (x + 450, y), (700, 620), "", samples=last.out(1), vae=build.vae, columns=4)
-    steps = (x + 1200, y + 560)
-    add("SaveImage", steps, (500, 260), "every step", images=timeline.out(1), filename_prefix="reedit/step")
-    add("ReEditDriftMeter", (x + 1200, y), (700, 500), samples=last.out(1), vae=build.vae)
+    add("SaveImage", (x, y + 140), (400, 320), "the picture now", images=last.out(0), filename_prefix="reedit/final")
+    timeline = add("ReEditTimeline", (x + 450, y), (860, 800), "", samples=last.out(1), vae=build.vae, columns=4)
+    steps = (x, y + 510)
+    add("SaveImage", steps, (400, 290), "every step", images=timeline.out(1), filename_prefix="reedit/step")
+    add("ReEditDriftMeter", (x + 1355, y), (860, 800), samples=last.out(1), vae=build.vae)
     return build.writer
 
 

@@ -51,11 +51,21 @@ class LiveServer:
         return path
 
     def __enter__(self) -> LiveServer:
-        folders = [word for kind in ("input", "output", "temp", "user") for word in (f"--{kind}-directory", self.folder(kind))]
+        folders = [
+            word for kind in ("input", "output", "temp", "user") for word in (f"--{kind}-directory", self.folder(kind))
+        ]
         command = [sys.executable, self.host / "main.py", "--cpu", "--disable-api-nodes", "--disable-auto-launch"]
         # Unasked, the database would stand in the host's own folder.
         command += ["--database-url", f"sqlite:///{(self.folder('user') / 'comfyui.db').as_posix()}"]
-        command += ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", self.base_directory, *folders]
+        command += [
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--base-directory",
+            self.base_directory,
+            *folders,
+        ]
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
                 [str(word) for word in command],

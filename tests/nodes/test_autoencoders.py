@@ -65,7 +65,9 @@ def test_a_file_that_is_no_vae_is_named(tmp_path):
 def test_a_truncated_file_is_named(tmp_path, vae_file):
     file = tmp_path / "half.safetensors"
     file.write_bytes(vae_file.read_bytes()[:100_000])
-    with pytest.raises(ValueError, match=r"half\.safetensors is not a readable safetensors file.*Is the download whole"):
+    with pytest.raises(
+        ValueError, match=r"half\.safetensors is not a readable safetensors file.*Is the download whole"
+    ):
         load_kl_vae(file)
 
 

@@ -1,4 +1,7 @@
-"""Trains the demo family's KL autoencoder: 64 px pictures, ratio 4, 4 channels. `python -m tiny_sd.train_autoencoder` in tests/"""
+"""Trains the demo family's KL autoencoder: 64 px pictures, ratio 4, 4 channels.
+
+`python -m tiny_sd.train_autoencoder` in tests/.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, train
 from .world import draw, random_scene
 
 SCENES, BATCH, LEARNING_RATE, MIN_SNR_GAMMA = 24_000, 32, 8e-4, 5.0
-STEPS = {"text_to_image": 6500, "instruct_pix2pix": 6500}
+STEPS = {"text_to_image": 5400, "instruct_pix2pix": 5400}
 
 
 class TorchOperations:

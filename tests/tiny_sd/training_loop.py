@@ -55,6 +55,9 @@ def train(
         first = state.pop("step")
         for key, part in parts.items():
             part.load_state_dict(state[key])
+        # What was logged after the last save is done again.
+        rows = log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        log_file.write_text("".join(row for row in rows if json.loads(row)["step"] <= first), encoding="utf-8")
         logger.info("%s resumes at step %d", name, first)
     else:
         log_file.write_text("", encoding="utf-8")

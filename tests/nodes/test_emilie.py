@@ -1,0 +1,183 @@
+import comfy.samplers
+import nodes as host_nodes
+import pytest
+import torch
+from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+from reedit.models.session.record import KEY
+from reedit.nodes.emilie import ReEditGradientMask, ReEditLatentConditioning, check_channels
+
+STEPS = 4
+
+
+def encode_text(clip, text):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def sample(model, clip, latent, sampler="euler", seed=1, denoise=1.0, text="a large red circle at the center, on sand"):
+    """The host's own KSampler."""
+    positive, negative = encode_text(clip, text), encode_text(clip, "")
+    (result,) = host_nodes.KSampler().sample(
+        model, seed, STEPS, 4.0, sampler, "karras", positive, negative, latent, denoise=denoise
+    )
+    return result["samples"]
+
+
+@pytest.fixture
+def latent(tiny_vae, scenes):
+    return {"samples": tiny_vae.encode(scenes[:2])}
+
+
+@pytest.fixture
+def box():
+    """A mask of 64×64 pixels: the cells of rows 4 to 9 and columns 6 to 11 are white."""
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 16:40, 24:48] = 1.0
+    return mask
+
+
+def inside_box(samples):
+    return samples[..., 4:10, 6:12]
+
+
+def assert_only_the_box_changed(result, known):
+    assert (inside_box(result) - inside_box(known)).abs().mean() > 0.1
+    inside_box(result).copy_(inside_box(known))
+    assert torch.equal(result, known)
+
+
+# Those named _gpu are the same samplers with their noise drawn on the GPU.
+SAMPLERS = [name for name in comfy.samplers.SAMPLER_NAMES if not name.endswith("_gpu")]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_of_the_host_leaves_the_outside_bit_identical(text_to_image, latent, box, sampler):
+    model, clip = text_to_image
+    (masked,) = ReEditGradientMask.execute(model, box).result
+    assert_only_the_box_changed(sample(masked, clip, latent, sampler), latent["samples"])
+
+
+def test_without_strict_the_gradient_alone_keeps_the_outside(text_to_image, latent, box):
+    """A deterministic sampler ends at the last prediction, which outside is the known latent up to rounding."""
+    model, clip = text_to_image
+    (masked,) = ReEditGradientMask.execute(model, box, strict=False).result
+    result = sample(masked, clip, latent)
+    inside_box(result).copy_(inside_box(latent["samples"]))
+    torch.testing.assert_close(result, latent["samples"], atol=1e-4, rtol=1e-4)
+
+
+def test_the_model_itself_stays_as_it_was(text_to_image, latent, box):
+    model, clip = text_to_image
+    before = sample(model, clip, latent)
+    ReEditGradientMask.execute(model, box)
+    assert torch.equal(sample(model, clip, latent), before)
+
+
+def test_a_white_mask_changes_nothing_about_sampling(text_to_image, latent):
+    model, clip = text_to_image
+    (masked,) = ReEditGradientMask.execute(model, torch.ones(1, 64, 64)).result
+    torch.testing.assert_close(sample(masked, clip, latent), sample(model, clip, latent))
+
+
+def test_a_second_gradient_mask_adds_up(text_to_image, latent, box):
+    other = torch.zeros(1, 64, 64)
+    other[:, 24:, :] = 1.0
+    model, clip = text_to_image
+    (once,) = ReEditGradientMask.execute(model, box).result
+    (twice,) = ReEditGradientMask.execute(once, other).result
+    result = sample(twice, clip, latent)
+    changed = (result != latent["samples"]).any(1).any(0).nonzero()
+    assert changed.amin(0).tolist() == [6, 6] and changed.amax(0).tolist() == [9, 11]
+
+
+def test_it_works_beside_noise_mask_and_differential_diffusion(text_to_image, latent, box):
+    model, clip = text_to_image
+    model = DifferentialDiffusion.execute(model).result[0]
+    (masked,) = ReEditGradientMask.execute(model, box).result
+    soft = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
+    assert_only_the_box_changed(sample(masked, clip, {**latent, "noise_mask": soft}), latent["samples"])
+
+
+def test_a_mask_for_each_picture_of_a_batch(text_to_image, latent, box):
+    masks = torch.cat([box, box.flip(-1)])
+    model, clip = text_to_image
+    (masked,) = ReEditGradientMask.execute(model, masks).result
+    changed = (sample(masked, clip, latent) != latent["samples"]).any(1)
+    assert changed[0].nonzero().amin(0).tolist() == [4, 6] and changed[1].nonzero().amin(0).tolist() == [4, 4]
+
+
+def test_split_sigmas_finish_on_the_known_latent(text_to_image, latent, box):
+    """Two samplers in a row, the first stopping above sigma 0: the second one is told what to keep."""
+    model, clip = text_to_image
+    positive, negative = encode_text(clip, "a large red circle at the center, on sand"), encode_text(clip, "")
+    (masked,) = ReEditGradientMask.execute(model, box, samples=latent).result
+    run = host_nodes.KSamplerAdvanced().sample
+    arguments = (masked, "enable", 1, 6, 4.0, "euler", "karras", positive, negative)
+    (half,) = run(*arguments, latent, 0, 3, "enable")
+    assert (half["samples"] - latent["samples"]).abs().mean() > 0.5  # still noisy, outside too
+    (whole,) = run(masked, "disable", *arguments[2:], half, 3, 10000, "disable")
+    assert_only_the_box_changed(whole["samples"], latent["samples"])
+
+
+def test_an_empty_latent_has_nothing_to_keep(text_to_image, latent, box):
+    model, clip = text_to_image
+    (masked,) = ReEditGradientMask.execute(model, box).result
+    with pytest.raises(ValueError, match="has nothing to keep: the latent given to the sampler is empty"):
+        sample(masked, clip, {"samples": torch.zeros(1, 4, 16, 16)})
+    (told,) = ReEditGradientMask.execute(model, box, samples={"samples": latent["samples"][:1]}).result
+    assert_only_the_box_changed(sample(told, clip, {"samples": torch.zeros(1, 4, 16, 16)}), latent["samples"][:1])
+
+
+def test_masks_and_latents_that_do_not_fit_are_refused(text_to_image, latent, box):
+    model, clip = text_to_image
+    for mask, words in (
+        (torch.zeros(1, 64, 64), "mask is zero everywhere"),
+        (torch.ones(1, 64, 128), "mask is 128×64 .* other proportions"),
+        (torch.ones(3, 64, 64), "mask is a batch of 3, but there are 2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ReEditGradientMask.execute(model, mask, samples=latent)
+        (masked,) = ReEditGradientMask.execute(model, mask).result
+        with pytest.raises(ValueError, match=words):
+            sample(masked, clip, latent)
+    (told,) = ReEditGradientMask.execute(model, box, samples={"samples": torch.ones(1, 4, 8, 8)}).result
+    with pytest.raises(ValueError, match=r"samples of the gradient mask is \(1, 4, 8, 8\), but the sampler works on"):
+        sample(told, clip, latent)
+    with pytest.raises(ValueError, match="samples has 16 channels, but this model works on latents of 4"):
+        ReEditGradientMask.execute(model, box, samples={"samples": torch.ones(1, 16, 16, 16)})
+
+
+def test_instruct_pix2pix_gets_the_latent_unscaled(instruct_pix2pix, latent):
+    model, clip = instruct_pix2pix
+    positive, negative = encode_text(clip, "make the circle blue"), encode_text(clip, "")
+    plus, minus, passed = ReEditLatentConditioning.execute(model, positive, negative, latent).result
+    assert plus[0][1]["concat_latent_image"] is latent["samples"] is minus[0][1]["concat_latent_image"]
+    assert passed["samples"] is latent["samples"] and KEY in passed
+    assert "concat_latent_image" not in positive[0][1]
+
+
+def test_it_conditions_as_the_hosts_node_does_on_the_same_picture(instruct_pix2pix, tiny_vae, scenes):
+    from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
+
+    model, clip = instruct_pix2pix
+    positive, negative = encode_text(clip, "make the circle blue"), encode_text(clip, "")
+    theirs = InstructPixToPixConditioning.execute(positive, negative, scenes[:1], tiny_vae).result
+    ours = ReEditLatentConditioning.execute(model, positive, negative, {"samples": tiny_vae.encode(scenes[:1])}).result
+    for one, other in zip(ours[:2], theirs[:2], strict=True):
+        assert one[0][1].keys() == other[0][1].keys()
+        torch.testing.assert_close(one[0][1]["concat_latent_image"], other[0][1]["concat_latent_image"])
+
+
+def test_a_model_that_takes_no_picture_is_named(text_to_image, latent):
+    model, clip = text_to_image
+    conditioning = encode_text(clip, "x")
+    with pytest.raises(ValueError, match=r"model is a BaseModel, which takes no picture.*InstructPix2Pix"):
+        ReEditLatentConditioning.execute(model, conditioning, conditioning, latent)
+
+
+def test_a_latent_for_another_model_is_named(instruct_pix2pix):
+    model, clip = instruct_pix2pix
+    conditioning = encode_text(clip, "x")
+    with pytest.raises(ValueError, match="samples has 16 channels, but this model works on latents of 4"):
+        ReEditLatentConditioning.execute(model, conditioning, conditioning, {"samples": torch.zeros(1, 16, 8, 8)})
+    with pytest.raises(ValueError, match="samples holds"):
+        check_channels(4, torch.full((1, 4, 8, 8), float("nan")))
