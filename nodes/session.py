@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.utils
 import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
@@ -135,8 +136,14 @@ class ReEditMergePixels(io.ComfyNode):
 
 def decode_record(record: EditRecord, vae: Any) -> list[Tensor]:
     """The picture of the source and of every edit, each (B, H, W, 3)."""
-    check_latent_fits(record.source, vae)
-    return [decode_pictures(vae, record.samples_at(number)) for number in range(len(record.edits) + 1)]
+    steps = range(len(record.edits) + 1)
+    for number in steps:
+        check_latent_fits(record.samples_at(number), vae)
+    pictures, progress = [], comfy.utils.ProgressBar(len(steps))
+    for number in steps:
+        pictures.append(decode_pictures(vae, record.samples_at(number)))
+        progress.update(1)  # the host looks for an interrupt here
+    return pictures
 
 
 class ReEditTimeline(io.ComfyNode):

@@ -72,6 +72,28 @@ def test_the_model_itself_stays_as_it_was(text_to_image, latent, box):
     assert torch.equal(sample(model, clip, latent), before)
 
 
+def test_an_interrupted_run_leaves_nothing_behind(text_to_image, latent, box):
+    import comfy.sample
+    from comfy.model_management import InterruptProcessingException
+
+    model, clip = text_to_image
+    (masked,) = ReEditGradientMask.execute(model, box).result
+    before = sample(model, clip, latent), sample(masked, clip, latent)
+    conditioning = encode_text(clip, "x")
+
+    def interrupt(step, *_):
+        if step == 1:
+            raise InterruptProcessingException
+
+    noise = torch.randn(2, 4, 16, 16)
+    with pytest.raises(InterruptProcessingException):
+        arguments = (masked, noise, STEPS, 1.0, "euler", "karras", conditioning, conditioning, latent["samples"])
+        comfy.sample.sample(*arguments, callback=interrupt)
+    assert "reedit" not in str(model.model_options) and "held" not in str(masked.model_options).lower()
+    assert torch.equal(sample(model, clip, latent), before[0])
+    assert torch.equal(sample(masked, clip, latent), before[1])
+
+
 def test_a_white_mask_changes_nothing_about_sampling(text_to_image, latent):
     model, clip = text_to_image
     (masked,) = ReEditGradientMask.execute(model, torch.ones(1, 64, 64)).result
