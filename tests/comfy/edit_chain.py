@@ -15,6 +15,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+from tiny_sd.language import caption
 from tiny_sd.world import COLOURS, SIZE, Scene, SceneObject, draw
 from workflow_writer import Link, WorkflowWriter
 
@@ -46,7 +47,7 @@ DEMO_MODELS = {
 }
 TOOLS = {"instruct": "instruction edit", "repaint": "masked repaint", "paint": "painted by hand"}
 SAMPLING = {"steps": 20, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}
-CFG = {"instruct": 5.0, "repaint": 5.0}
+CFG = {"instruct": 3.0, "repaint": 5.0}
 
 CIRCLE: Box = (40, 0, 24, 24)
 SQUARE: Box = (44, 44, 20, 20)
@@ -63,17 +64,23 @@ SOURCE = Scene(
 
 @dataclass(frozen=True)
 class ChainEdit:
-    """One edit. words: the instruction, the prompt, or for "paint" the colour. after, strokes: the picture it should give."""
+    """One edit, with the picture it should give: a scene, and strokes on it."""
 
     tool: str
-    words: str
+    label: str
     box: Box
     after: Scene
     strokes: tuple[tuple[Box, str], ...] = ()
 
     @property
-    def label(self) -> str:
-        return f"paint {self.words}" if self.tool == "paint" else self.words
+    def prompt(self) -> str:
+        """An instruction says what to change; a repaint is told the whole picture, as it should be."""
+        return caption(self.after) if self.tool == "repaint" else self.label
+
+    @property
+    def colour(self) -> str:
+        """Of a painted edit: its last stroke's."""
+        return self.strokes[-1][1]
 
 
 def _scene(*objects: SceneObject) -> Scene:
@@ -93,15 +100,13 @@ def edits() -> list[ChainEdit]:
     return [
         ChainEdit("instruct", "make the circle purple", CIRCLE, _scene(purple, square)),
         ChainEdit("instruct", "turn the square into a triangle", SQUARE, _scene(purple, triangle)),
-        ChainEdit("paint", "white", plate[0], _scene(purple, triangle), (plate,)),
+        ChainEdit("paint", "paint a white plate", plate[0], _scene(purple, triangle), (plate,)),
         ChainEdit("instruct", "paint the triangle orange", SQUARE, _scene(purple, orange), (plate,)),
-        ChainEdit("paint", "blue", window[0], _scene(purple, orange), (plate, window)),
-        ChainEdit(
-            "repaint", "a small white cross at the bottom left, on grass", BOTTOM_LEFT, _scene(purple, orange, cross)
-        ),
+        ChainEdit("paint", "paint a blue stripe", window[0], _scene(purple, orange), (plate, window)),
+        ChainEdit("repaint", "repaint: a white cross", BOTTOM_LEFT, _scene(purple, orange, cross)),
         ChainEdit("instruct", "make the cross red", BOTTOM_LEFT, _scene(purple, orange, red_cross)),
         ChainEdit("instruct", "remove the circle", CIRCLE, _scene(orange, red_cross)),
-        ChainEdit("repaint", "a small yellow square at the bottom left, on grass", BOTTOM_LEFT, _scene(orange, yellow)),
+        ChainEdit("repaint", "repaint: a yellow square", BOTTOM_LEFT, _scene(orange, yellow)),
         ChainEdit("instruct", "make the triangle blue", SQUARE, _scene(replace(orange, colour="blue"), yellow)),
     ]
 
@@ -195,7 +200,7 @@ class ChainBuilder:
 
     def prompt(self, edit: ChainEdit, x: float, y: float) -> Link:
         return self.writer.add(
-            "CLIPTextEncode", (x, y), (330, 160), "", text=edit.words, clip=self.clip[edit.tool]
+            "CLIPTextEncode", (x, y), (330, 160), "", text=edit.prompt, clip=self.clip[edit.tool]
         ).out()
 
     def sample(self, edit: ChainEdit, seed: int, x: float, y: float, **inputs: Any) -> Link:
@@ -213,7 +218,7 @@ class ChainBuilder:
             width=64,
             height=64,
             batch_size=1,
-            color=colour_number(edit.words),
+            color=colour_number(edit.colour),
         )
         return self.writer.add(
             "ImageCompositeMasked",

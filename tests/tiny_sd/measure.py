@@ -27,7 +27,8 @@ from .training_loop import WEIGHTS_FOLDER
 from .world import draw, random_scene
 
 FIRST_SEED, SCENES, BATCH = 5_000_000, 200, 50
-SAMPLING = {"steps": 20, "cfg": 5.0, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}
+SAMPLING = {"steps": 20, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}
+CFG = {"text_to_image": 5.0, "instruct_pix2pix": 3.0}
 REPORT = Path(__file__).with_name("MEASURED.md")
 
 
@@ -59,7 +60,13 @@ def sample(model: Any, clip: Any, texts: list[str], latents: torch.Tensor, image
 
     positive, negative = conditioning(texts), conditioning([""] * len(texts))
     (result,) = host_nodes.KSampler().sample(
-        model, FIRST_SEED, positive=positive, negative=negative, latent_image={"samples": latents}, **SAMPLING
+        model,
+        FIRST_SEED,
+        cfg=CFG["text_to_image" if images is None else "instruct_pix2pix"],
+        positive=positive,
+        negative=negative,
+        latent_image={"samples": latents},
+        **SAMPLING,
     )
     return result["samples"]
 
@@ -109,7 +116,9 @@ def report(measured: dict[str, Any]) -> str:
     lines = [
         "Written by measure.py; do not edit.",
         "",
-        f"On {measured['scenes']} scenes never trained on, 20 steps of euler on the Karras schedule, cfg 5, no mask:",
+        f"On {measured['scenes']} scenes never trained on, {SAMPLING['steps']} steps of {SAMPLING['sampler_name']} on the "
+        f"{SAMPLING['scheduler']} schedule, cfg {CFG['text_to_image']:g} for text to image and "
+        f"{CFG['instruct_pix2pix']:g} for instructions, no mask:",
         "",
         "| what | figure |",
         "|---|---|",
