@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from comfy_cli import run_workflow, with_models
 from edit_chain import DEMO_MODELS, MODELS, PICTURE, SIZE, TOOLS, ChainEdit, box_mask, edits, round_trip_chain, truth
 from live_server import LiveServer
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT))
+
+from models.metrics.timeline import contact_strip
+
 WORKFLOW = ROOT / "workflows" / "mixed_edit_chain.json"
 PIXELS = SIZE * SIZE
 
@@ -121,27 +126,14 @@ def summarise(
     }
 
 
-def draw_timeline(rows: dict[str, list[np.ndarray]], file: Path) -> None:
-    """One row of pictures for each way, under the edits' labels."""
-    side, margin, left, top = 2 * SIZE, 10, 150, 74
-    columns = len(edits()) + 1
-    sheet = Image.new("RGB", (left + columns * (side + margin), top + len(rows) * (side + margin)), "white")
-    pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(12)
-    for column, title in enumerate(["source"] + [f"{n}. {edit.label}" for n, edit in enumerate(edits(), 1)]):
-        lines: list[str] = [""]
-        for word in title.split():
-            fits = small.getlength(f"{lines[-1]} {word}") <= side
-            lines = [*lines[:-1], f"{lines[-1]} {word}".strip()] if fits else [*lines, word]
-        pen.multiline_text((left + column * (side + margin), 6), "\n".join(lines), font=small, fill="black", spacing=2)
-    for row, (name, pictures) in enumerate(rows.items()):
-        y = top + row * (side + margin)
-        pen.multiline_text((8, y + side // 2 - 20), name, font=font, fill="black", spacing=3)
-        for column, picture in enumerate([truth(None), *pictures]):
-            tile = Image.fromarray((picture * 255).round().astype(np.uint8)).resize(
-                (side, side), Image.Resampling.NEAREST
-            )
-            sheet.paste(tile, (left + column * (side + margin), y))
-    sheet.save(file)
+def draw_timeline(ways: dict[str, list[np.ndarray]], file: Path) -> None:
+    """One strip of pictures for each way of editing: the source under the way's name, then every edit."""
+    labels = [f"{number}. {edit.label}" for number, edit in enumerate(edits(), 1)]
+    strips = []
+    for name, pictures in ways.items():
+        steps = [torch.from_numpy(picture) for picture in (truth(None), *pictures)]
+        strips.append(contact_strip(steps, [name, *labels], columns=len(steps)))
+    save_picture(torch.cat(strips).numpy(), file)
 
 
 def failures(ours: list[dict[str, Any]], summary: dict[str, Any]) -> list[str]:
@@ -180,9 +172,9 @@ def main() -> int:
     save_picture(truth(None), output / "source.png")
     draw_timeline(
         {
-            "exact": [truth(edit) for edit in edits()],
-            "ReEdit\nlatent is the\ndocument": our_pictures,
-            "core nodes\npixel round trip\neach edit": base_pictures,
+            "the exact pictures": [truth(edit) for edit in edits()],
+            "ReEdit: the latent is the document": our_pictures,
+            "core nodes: a pixel round trip each": base_pictures,
         },
         output / "timeline.png",
     )
