@@ -30,9 +30,6 @@ from .world import draw, random_scene
 
 SCENES, BATCH, LEARNING_RATE, MIN_SNR_GAMMA = 24_000, 32, 8e-4, 5.0
 STEPS = {"text_to_image": 5400, "instruct_pix2pix": 5400}
-REFINE_STEPS, REFINE_LEARNING_RATE = 2200, 5e-4
-# How often each kind of edit is drawn while refining, in the order of EDIT_KINDS: to change a background is learnt first.
-REFINE_SHARES = (0.32, 0.32, 0.08, 0.28)
 
 
 class TorchOperations:
@@ -160,7 +157,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=STEPS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--refine", action="store_true", help="train instruct_pix2pix on, once it has been trained")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(options.threads)
@@ -178,9 +174,6 @@ def main() -> None:
     def loss_of_step(step: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(step)
         index = torch.randint(SCENES, (BATCH,), generator=generator)
-        if options.refine:  # scene n holds an edit of kind n modulo their number
-            kind = torch.multinomial(torch.tensor(REFINE_SHARES), BATCH, replacement=True, generator=generator)
-            index = index - index % len(EDIT_KINDS) + kind
         clean, tokens = data["target"][index] * SCALE_FACTOR, data["tokens"][index].clone()
         noise = torch.randn(clean.shape, generator=generator)
         timestep = torch.randint(1000, (BATCH,), generator=generator)
@@ -197,20 +190,10 @@ def main() -> None:
             predicted = model(tokens, x, timestep).float()
         sigma = ((1 - alpha) / alpha).sqrt()
         weight = (MIN_SNR_GAMMA * sigma**2).clamp(max=1)  # Min-SNR (arXiv 2303.09556), for a prediction of the noise
-        if (
-            options.refine
-        ):  # which object to edit is decided where the noise is strong, and there this loss hardly looks
-            weight = torch.maximum(weight, sigma)
         error = (predicted - noise).square()
         return {"loss": (error * weight).mean(), "mse": error.mean()}
 
-    if options.refine:
-        state = torch.load(RUNS_FOLDER / f"{options.name}.pt", weights_only=True)["average"]
-        average = {key.removeprefix("module."): value for key, value in state.items() if key.startswith("module.")}
-        model.load_state_dict(average)
-        trained = train(f"{options.name}_refined", model, loss_of_step, REFINE_STEPS, REFINE_LEARNING_RATE)
-    else:
-        trained = train(options.name, model, loss_of_step, STEPS[options.name], LEARNING_RATE)
+    trained = train(options.name, model, loss_of_step, STEPS[options.name], LEARNING_RATE)
     save_checkpoint(options.name, trained, words)
 
 
