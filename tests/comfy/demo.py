@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from comfy_cli import run_workflow, with_models
 from edit_chain import DEMO_MODELS, MODELS, PICTURE, SIZE, TOOLS, ChainEdit, box_mask, edits, round_trip_chain, truth
 from live_server import LiveServer
 from PIL import Image
 from safetensors.numpy import load_file
+from saved_workflows import run_workflow, with_models
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
