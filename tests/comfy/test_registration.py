@@ -67,7 +67,7 @@ def test_the_schemas_are_those_that_were_recorded(object_info):
     assert json.loads(SNAPSHOT.read_text(encoding="utf-8")) == now
 
 
-def test_it_loads_under_another_folder_name(base_directory, host_folder, tmp_path):
+def test_it_loads_under_another_folder_name(tmp_path):
     """As when the folder is cloned under a name of the user's own: the name is no Python name, and relative imports hold."""
     import asyncio
     import sys
