@@ -3,7 +3,9 @@
 from .autoencoders import ReEditDecode, ReEditEncode, ReEditLoadREEDVAE
 from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
-from .session import ReEditCommit, ReEditMergePixels, ReEditTimeline
+from .merge_pixels import ReEditMergePixels
+from .session import ReEditCommit
+from .timeline import ReEditTimeline
 
 NODES = (
     ReEditLoadREEDVAE,

@@ -12,7 +12,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..models.metrics.drift import EditDrift, measure
 from ..models.metrics.drift_plot import plot_drift
 from ..models.session.record import observe, with_record
-from .session import decode_record
+from .timeline import decode_record
 
 
 def as_json(rows: list[EditDrift]) -> str:
