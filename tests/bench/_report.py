@@ -1,0 +1,37 @@
+"""What every benchmark writes: build/bench/NAME.json with its figures, and which of its issue's goals are met."""
+
+from __future__ import annotations
+
+import json
+import operator
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).parents[2] / "build" / "bench"
+_COMPARISONS = {"at most": operator.le, "at least": operator.ge, "less than": operator.lt}
+
+
+def goal(name: str, measured: float, comparison: str, wanted: float, unit: str, why: str = "") -> dict[str, Any]:
+    """One goal with what was measured. comparison: "at most", "at least" or "less than"; `why` explains a miss."""
+    met = _COMPARISONS[comparison](measured, wanted)
+    entry = {"name": name, "measured": measured, "goal": wanted, "comparison": comparison, "unit": unit, "met": met}
+    return entry if met else {**entry, "why": why or "not looked into"}
+
+
+def write_report(name: str, seed: int, figures: dict[str, Any], goals: list[dict[str, Any]]) -> Path:
+    """Write build/bench/NAME.json and print the goals. Goals that are not met stay in the list."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    report = {"name": name, "seed": seed, "versions": versions, "goals": goals, "figures": figures}
+    file = FOLDER / f"{name}.json"
+    file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for entry in goals:
+        mark = "met    " if entry["met"] else "NOT MET"
+        print(
+            f"{mark} {entry['name']}: {entry['measured']:.6g} {entry['unit']} ({entry['comparison']} {entry['goal']})"
+        )
+    print(f"figures in {file}")
+    return file
