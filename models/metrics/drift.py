@@ -31,15 +31,15 @@ class EditDrift:
     fine_detail: float | None
 
 
-def outside_mask_change(edit: Edit, before: Tensor) -> float | None:
+def outside_mask_change(edit: Edit, before: Tensor, after: Tensor) -> float | None:
     """The largest absolute change of a latent in the cells where the edit's mask is zero; None without such cells."""
-    if edit.mask is None or before.shape != edit.samples.shape:
+    if edit.mask is None or before.shape != after.shape:
         return None
     cells = mask_to_cells(edit.mask, *before.shape[-2:]).to(before.device)
     outside = (cells == 0).expand(before.shape[0], 1, -1, -1)
     if not bool(outside.any()):
         return None
-    change = (edit.samples - before).abs().flatten(1, -3).amax(1, keepdim=True)
+    change = (after - before).abs().flatten(1, -3).amax(1, keepdim=True)
     return float(change[outside].max())
 
 
@@ -86,9 +86,9 @@ def measure(record: EditRecord, pictures: list[Tensor] | None) -> list[EditDrift
     """
     rows = []
     for edit in record.edits:
-        before = record.samples_at(edit.parent)
-        same_shape = before.shape == edit.samples.shape
-        change = (edit.samples - before).abs() if same_shape else None
+        before, after = record.samples_at(edit.parent), record.samples_at(edit.number)
+        same_shape = before.shape == after.shape
+        change = (after - before).abs() if same_shape else None
         psnr = detail = None
         if pictures is not None:
             picture, source = pictures[edit.number], pictures[0]
@@ -103,7 +103,7 @@ def measure(record: EditRecord, pictures: list[Tensor] | None) -> list[EditDrift
                 encoded_pixels=edit.encoded_pixels,
                 changed_cells=float((change.flatten(1, -3).amax(1) > 0).float().mean()) if change is not None else 1.0,
                 max_abs_latent_change=float(change.max()) if change is not None else float("nan"),
-                outside_mask_max_abs_latent_change=outside_mask_change(edit, before),
+                outside_mask_max_abs_latent_change=outside_mask_change(edit, before, after),
                 untouched_psnr=psnr,
                 fine_detail=detail,
             )

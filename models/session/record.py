@@ -7,50 +7,102 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..cells import check_samples
+from .cell_change import CellChange, apply_change, digest, find_change, moved_cells, to_cells, to_samples
+from .packed_mask import PackedMask, pack_mask, unpack_mask
 
 KEY = "reedit"
 SOURCE = 0  # the number of the source, the parent of the first edit
 FOREIGN_TOOL = "unrecorded"
+FOREIGN_LABEL = "unrecorded edit"
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit: what was done (`label`, `tool`, `parameters`), where (`mask`), and what came of it (`samples`).
+    """One edit: what was done (`label`, `tool`, `parameters`), where (`mask`), and what came of it (`change`).
 
-    samples: the whole latent after the edit, (B, C, [T,] H, W). mask: (B, H, W) float32 in 0..1 or None for everywhere.
-    parent: the number of the edit that this one was made on, or SOURCE. encoded_pixels: pixels sent through the encoder.
+    parent: the number of the edit that this one was made on, or SOURCE. change: against the parent's latent.
+    encoded_pixels: how many pixels were sent through the encoder for it.
     """
 
     number: int
     label: str
     tool: str
     parameters: Mapping[str, Any]
-    mask: Tensor | None
-    samples: Tensor
     parent: int
+    change: CellChange
+    packed_mask: PackedMask | None = None
     encoded_pixels: int = 0
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Where the edit acted, (B, H, W) float32 in 0..1 of any size with the picture's proportions; None: everywhere."""
+        return None if self.packed_mask is None else unpack_mask(self.packed_mask)
+
+    @property
+    def batch_origin(self) -> tuple[int, ...] | None:
+        """Item i of the batch came from item batch_origin[i] of the parent's; None where the batch stayed as it was."""
+        return self.change.batch_origin
+
+    @property
+    def changed_cells(self) -> float:
+        """The share of cells that differ from the parent's, 0 to 1; 1 where the size changed."""
+        return self.change.share
+
+    @property
+    def nbytes(self) -> int:
+        return self.change.nbytes + (0 if self.packed_mask is None else self.packed_mask.nbytes)
 
 
 @dataclass(frozen=True)
 class EditRecord:
-    """The source latent and every edit since. `current` is the number of the edit whose latent travels with the record."""
+    """The source latent and every edit since. `current` is the number of the edit whose latent travels with the record.
+
+    source: (B, C, [T,] H, W), copied to the CPU when a record is begun. current_digest: of the latent at `current`, by which
+    the record knows whether a latent is the one that it saw last.
+    """
 
     source: Tensor
     source_encoded_pixels: int = 0
     edits: tuple[Edit, ...] = ()
-    current: int = field(default=SOURCE)
+    current: int = SOURCE
+    current_digest: str = field(default="")
+
+    def __post_init__(self) -> None:
+        if not self.current_digest:
+            # A copy, so that a node which writes into its input cannot rewrite history.
+            object.__setattr__(self, "source", self.source.detach().to("cpu", copy=True).contiguous())
+            object.__setattr__(self, "current_digest", digest(self.samples_at(self.current)))
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the session's latents and masks take."""
+        return self.source.nbytes + sum(edit.nbytes for edit in self.edits)
+
+    def edit(self, number: int) -> Edit:
+        """Edit `number`, from 1. IndexError for a number that is not there."""
+        if not 1 <= number <= len(self.edits):
+            there = f"it has edits 1 to {len(self.edits)}" if self.edits else "it has no edits yet"
+            raise IndexError(f"edit {number} is not in this session; {there}, and 0 is the source.")
+        return self.edits[number - 1]
+
+    def path_to(self, number: int) -> tuple[int, ...]:
+        """The numbers from SOURCE to `number`, each the parent of the next."""
+        path = [number]
+        while path[-1] != SOURCE:
+            path.append(self.edit(path[-1]).parent)
+        return tuple(reversed(path))
 
     def samples_at(self, number: int) -> Tensor:
-        """The latent after edit `number`; SOURCE gives the source. IndexError for a number that is not there."""
-        if number == SOURCE:
-            return self.source
-        if not 1 <= number <= len(self.edits):
-            raise IndexError(f"edit {number} is not in this session; it has edits 1 to {len(self.edits)}.")
-        return self.edits[number - 1].samples
+        """The latent after edit `number`, bit for bit, on the CPU; SOURCE gives the source. A copy of the record's own."""
+        changes = [self.edit(step).change for step in self.path_to(number)[1:]]
+        whole = [place for place, change in enumerate(changes) if change.index is None]
+        cells, shape = to_cells(self.source), tuple(self.source.shape)
+        for change in changes[whole[-1] if whole else 0 :]:
+            cells, shape = apply_change(cells, change), change.shape
+        return to_samples(cells, shape)
 
     def with_edit(
         self,
@@ -61,23 +113,55 @@ class EditRecord:
         mask: Tensor | None = None,
         encoded_pixels: int = 0,
     ) -> EditRecord:
-        """A new record with one edit more, made on the current one."""
+        """A new record with one edit more, made on the current one. mask: (B, H, W) in 0..1."""
         edit = Edit(
             number=len(self.edits) + 1,
             label=label,
             tool=tool,
             parameters=MappingProxyType(dict(parameters or {})),
-            mask=mask,
-            samples=samples,
             parent=self.current,
+            change=find_change(self.samples_at(self.current), samples),
+            packed_mask=None if mask is None else pack_mask(mask),
             encoded_pixels=encoded_pixels,
         )
-        return replace(self, edits=(*self.edits, edit), current=edit.number)
+        return replace(self, edits=(*self.edits, edit), current=edit.number, current_digest=digest(samples))
+
+    def with_foreign_edit(self, samples: Tensor) -> EditRecord:
+        """A new record that notes a change by a node that keeps no record. Its mask is the cells that moved."""
+        record = self.with_edit(samples, FOREIGN_LABEL, FOREIGN_TOOL)
+        edit = record.edits[-1]
+        if edit.change.shape != self.shape_at(self.current) and edit.batch_origin is None:
+            return record  # there is nothing to compare it with
+        return replace(record, edits=(*self.edits, replace(edit, packed_mask=pack_mask(moved_cells(edit.change)))))
+
+    def with_name(
+        self, label: str, tool: str, parameters: Mapping[str, Any] | None = None, mask: Tensor | None = None
+    ) -> EditRecord:
+        """A new record in which the current edit, noted as a foreign one, has its name. Without a mask it keeps its own."""
+        edit = self.edit(self.current)
+        packed = edit.packed_mask if mask is None else pack_mask(mask)
+        named = replace(
+            edit, label=label, tool=tool, parameters=MappingProxyType(dict(parameters or {})), packed_mask=packed
+        )
+        return replace(self, edits=tuple(named if other.number == named.number else other for other in self.edits))
+
+    def at(self, number: int) -> EditRecord:
+        """The same session, gone to another step: what is edited next becomes a branch from there."""
+        if number == self.current:
+            return self
+        return replace(self, current=number, current_digest=digest(self.samples_at(number)))
+
+    def shape_at(self, number: int) -> tuple[int, ...]:
+        return tuple(self.source.shape) if number == SOURCE else self.edit(number).change.shape
 
     def is_current(self, samples: Tensor) -> bool:
         """Whether a latent is, bit for bit, the one that the record saw last."""
-        known = self.samples_at(self.current)
-        return known.shape == samples.shape and torch.equal(known.to(samples), samples)
+        return self.current_digest == digest(samples)
+
+    @property
+    def is_unrecorded(self) -> bool:
+        """Whether the current edit was made by a node that keeps no record, and has no name yet."""
+        return self.current != SOURCE and self.edit(self.current).tool == FOREIGN_TOOL
 
 
 def read_record(latent: Mapping[str, Any]) -> EditRecord:
@@ -93,15 +177,17 @@ def observe(latent: Mapping[str, Any]) -> EditRecord:
     The mask of such an edit is the cells that moved, (B, H, W) on the latent's grid.
     """
     record = read_record(latent)
-    if record.is_current(latent["samples"]):
-        return record
-    samples, before = latent["samples"], record.samples_at(record.current)
-    moved = None
-    if samples.shape == before.shape:
-        moved = (samples != before.to(samples)).flatten(1, -3).any(1).float()
-    return record.with_edit(samples, label="unrecorded edit", tool=FOREIGN_TOOL, mask=moved)
+    return record if record.is_current(latent["samples"]) else record.with_foreign_edit(latent["samples"])
 
 
-def with_record(latent: Mapping[str, Any], record: EditRecord) -> dict[str, Any]:
-    """A copy of a LATENT that holds the record and the record's current samples; the input is left as it is."""
-    return {**latent, "samples": record.samples_at(record.current), KEY: record}
+def with_record(latent: Mapping[str, Any], record: EditRecord, samples: Tensor | None = None) -> dict[str, Any]:
+    """A copy of a LATENT that holds the record and the latent at its current step; the input is left as it is.
+
+    samples: that latent, where it is at hand. The list of batch indices is left out where the batch has another length.
+    """
+    before = latent.get("samples")
+    if samples is None:
+        unchanged = before is not None and record.is_current(before)
+        samples = before if unchanged else record.samples_at(record.current)
+    kept = {key: value for key, value in latent.items() if key != "batch_index" or len(value) == samples.shape[0]}
+    return {**kept, "samples": samples, KEY: record}
