@@ -4,7 +4,7 @@ from .autoencoders import ReEditDecode, ReEditEncode, ReEditLoadREEDVAE
 from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
 from .merge_pixels import ReEditMergePixels
-from .session import ReEditCommit
+from .session import ReEditCheckout, ReEditCommit
 from .timeline import ReEditTimeline
 
 NODES = (
@@ -15,6 +15,7 @@ NODES = (
     ReEditGradientMask,
     ReEditMergePixels,
     ReEditCommit,
+    ReEditCheckout,
     ReEditTimeline,
     ReEditDriftMeter,
 )

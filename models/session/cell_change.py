@@ -11,7 +11,7 @@ from torch import Tensor
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
 class CellChange:
     """The difference between two latents: the cells whose bits differ, with what they hold afterwards.
 

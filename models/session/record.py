@@ -19,7 +19,7 @@ FOREIGN_TOOL = "unrecorded"
 FOREIGN_LABEL = "unrecorded edit"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
 class Edit:
     """One edit: what was done (`label`, `tool`, `parameters`), where (`mask`), and what came of it (`change`).
 
@@ -56,7 +56,7 @@ class Edit:
         return self.change.nbytes + (0 if self.packed_mask is None else self.packed_mask.nbytes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
 class EditRecord:
     """The source latent and every edit since. `current` is the number of the edit whose latent travels with the record.
 
@@ -113,46 +113,38 @@ class EditRecord:
         mask: Tensor | None = None,
         encoded_pixels: int = 0,
     ) -> EditRecord:
-        """A new record with one edit more, made on the current one. mask: (B, H, W) in 0..1."""
+        """A new record with one edit more, made on the current one.
+
+        mask: (B, H, W) in 0..1; None takes the cells that differ, and where those are all, there is no mask.
+        """
+        change = find_change(self.samples_at(self.current), samples)
+        if mask is None and change.index is not None:
+            mask = moved_cells(change)
         edit = Edit(
             number=len(self.edits) + 1,
             label=label,
             tool=tool,
             parameters=MappingProxyType(dict(parameters or {})),
             parent=self.current,
-            change=find_change(self.samples_at(self.current), samples),
+            change=change,
             packed_mask=None if mask is None else pack_mask(mask),
             encoded_pixels=encoded_pixels,
         )
         return replace(self, edits=(*self.edits, edit), current=edit.number, current_digest=digest(samples))
 
-    def with_foreign_edit(self, samples: Tensor) -> EditRecord:
-        """A new record that notes a change by a node that keeps no record. Its mask is the cells that moved."""
-        record = self.with_edit(samples, FOREIGN_LABEL, FOREIGN_TOOL)
-        edit = record.edits[-1]
-        if edit.change.shape != self.shape_at(self.current) and edit.batch_origin is None:
-            return record  # there is nothing to compare it with
-        return replace(record, edits=(*self.edits, replace(edit, packed_mask=pack_mask(moved_cells(edit.change)))))
-
-    def with_name(
-        self, label: str, tool: str, parameters: Mapping[str, Any] | None = None, mask: Tensor | None = None
-    ) -> EditRecord:
-        """A new record in which the current edit, noted as a foreign one, has its name. Without a mask it keeps its own."""
-        edit = self.edit(self.current)
-        packed = edit.packed_mask if mask is None else pack_mask(mask)
-        named = replace(
-            edit, label=label, tool=tool, parameters=MappingProxyType(dict(parameters or {})), packed_mask=packed
-        )
-        return replace(self, edits=tuple(named if other.number == named.number else other for other in self.edits))
+    def without_unrecorded(self) -> EditRecord:
+        """The record before its newest edit, if that is the current one, made by a node that keeps no record."""
+        newest = self.edits[-1]
+        if not self.is_unrecorded or newest.number != self.current:
+            return self
+        parent = newest.parent
+        return replace(self, edits=self.edits[:-1], current=parent, current_digest=digest(self.samples_at(parent)))
 
     def at(self, number: int) -> EditRecord:
         """The same session, gone to another step: what is edited next becomes a branch from there."""
         if number == self.current:
             return self
         return replace(self, current=number, current_digest=digest(self.samples_at(number)))
-
-    def shape_at(self, number: int) -> tuple[int, ...]:
-        return tuple(self.source.shape) if number == SOURCE else self.edit(number).change.shape
 
     def is_current(self, samples: Tensor) -> bool:
         """Whether a latent is, bit for bit, the one that the record saw last."""
@@ -172,12 +164,11 @@ def read_record(latent: Mapping[str, Any]) -> EditRecord:
 
 
 def observe(latent: Mapping[str, Any]) -> EditRecord:
-    """The record in a LATENT, brought up to date: a change made by a node that keeps no record is noted as an edit.
-
-    The mask of such an edit is the cells that moved, (B, H, W) on the latent's grid.
-    """
+    """The record in a LATENT, brought up to date: a change made by a node that keeps no record is noted as an edit."""
     record = read_record(latent)
-    return record if record.is_current(latent["samples"]) else record.with_foreign_edit(latent["samples"])
+    if record.is_current(latent["samples"]):
+        return record
+    return record.with_edit(latent["samples"], FOREIGN_LABEL, FOREIGN_TOOL)
 
 
 def with_record(latent: Mapping[str, Any], record: EditRecord, samples: Tensor | None = None) -> dict[str, Any]:

@@ -84,12 +84,14 @@ def test_a_sign_of_zero_is_a_change():
     assert len(record.edits) == 1 and same_bits(record.samples_at(1), -samples)
 
 
-def test_naming_an_unrecorded_edit_keeps_where_it_acted():
-    changed = latent()
-    record = observe({"samples": changed, KEY: EditRecord(latent())}).with_name("blue", "KSampler", {"seed": 4})
-    (edit,) = record.edits
-    assert (edit.label, edit.tool, dict(edit.parameters)) == ("blue", "KSampler", {"seed": 4})
-    assert edit.mask.all() and not record.is_unrecorded and record.is_current(changed)
+def test_an_unrecorded_edit_can_be_taken_out_to_be_noted_with_its_name():
+    start, changed = EditRecord(latent()), latent()
+    record = observe({"samples": changed, KEY: start})
+    assert record.is_unrecorded
+    before = record.without_unrecorded()
+    assert before.edits == () and before.current == SOURCE and before.is_current(start.source)
+    named = start.with_edit(changed, "blue", "KSampler")
+    assert named.without_unrecorded() is named
 
 
 def test_other_keys_of_a_latent_travel_on_and_the_input_stays_as_it_was():
