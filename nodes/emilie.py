@@ -100,7 +100,8 @@ class ReEditGradientMask(io.ComfyNode):
                 io.Boolean.Input(
                     "strict",
                     default=True,
-                    tooltip="Cells where the mask is black come out bit for bit as they went in.",
+                    tooltip="Cells where the mask, or the latent's noise mask, is black come out bit for bit as they went "
+                    "in.",
                 ),
                 io.Latent.Input(
                     "samples",
@@ -152,6 +153,7 @@ def gradient_mask_wrappers(
         latent_image: Tensor,
         sampler: Any,
         sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
         *arguments: Any,
         **options: Any,
     ) -> Tensor:
@@ -163,8 +165,12 @@ def gradient_mask_wrappers(
         # A run that stops above sigma 0 hands on a noisy latent, in which the clean one has no place yet. Asked before the
         # run, since some samplers (uni_pc) write into their sigmas.
         finished = float(sigmas[-1]) == 0.0
-        result = executor(noise, latent_image, sampler, sigmas, *arguments, **options)
-        return keep_outside(result, held.known, held.cells) if strict and finished else result
+        result = executor(noise, latent_image, sampler, sigmas, denoise_mask, *arguments, **options)
+        if not (strict and finished):
+            return result
+        # What the noise mask keeps, the sampler brings back up to rounding only.
+        cells = held.cells if denoise_mask is None else held.cells * denoise_mask.to(held.cells)
+        return keep_outside(result, held.known, cells)
 
     def predict_noise(
         executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None

@@ -111,12 +111,63 @@ def test_a_second_gradient_mask_adds_up(text_to_image, latent, box):
     assert changed.amin(0).tolist() == [6, 6] and changed.amax(0).tolist() == [9, 11]
 
 
-def test_it_works_beside_noise_mask_and_differential_diffusion(text_to_image, latent, box):
+@pytest.fixture
+def soft():
+    """A noise mask that rises from left to right."""
+    return torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
+
+
+def test_with_a_noise_mask_only_what_both_allow_changes_bit_for_bit(text_to_image, latent, box):
+    model, clip = text_to_image
+    (masked,) = ReEditGradientMask.execute(model, box).result
+    (limited,) = host_nodes.SetLatentNoiseMask().set_mask(latent, box.roll((12, 8), (1, 2)))
+    changed = (sample(masked, clip, limited) != latent["samples"]).any(1).any(0).nonzero()
+    assert changed.amin(0).tolist() == [7, 8] and changed.amax(0).tolist() == [9, 11]
+
+
+def test_it_works_beside_noise_mask_and_differential_diffusion(text_to_image, latent, box, soft):
     model, clip = text_to_image
     model = DifferentialDiffusion.execute(model).result[0]
     (masked,) = ReEditGradientMask.execute(model, box).result
-    soft = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
     assert_only_the_box_changed(sample(masked, clip, {**latent, "noise_mask": soft}), latent["samples"])
+
+
+def test_differential_diffusion_keeps_its_slot_and_its_effect(text_to_image, latent, soft):
+    """A white gradient mask beside it changes nothing, whichever of the two comes first."""
+    model, clip = text_to_image
+    masked_latent = {**latent, "noise_mask": soft}
+    (differential,) = DifferentialDiffusion.execute(model).result
+    alone = sample(differential, clip, masked_latent)
+    assert (alone - sample(model, clip, masked_latent)).abs().mean() > 0.01
+    white = torch.ones(1, 64, 64)
+    (after,) = ReEditGradientMask.execute(differential, white).result
+    (before,) = DifferentialDiffusion.execute(ReEditGradientMask.execute(model, white).result[0]).result
+    assert after.model_options["denoise_mask_function"] is differential.model_options["denoise_mask_function"]
+    for both in (after, before):
+        torch.testing.assert_close(sample(both, clip, masked_latent), alone)
+
+
+def test_the_masks_multiply(text_to_image, latent, box, soft):
+    """One step of Euler to sigma 0 ends on the blended prediction: m·n·D + (1 - m·n)·known (closed form)."""
+    import comfy.sample
+
+    model, clip = text_to_image
+    (masked,) = ReEditGradientMask.execute(model, box, strict=False).result
+    conditioning, noise = encode_text(clip, "a red circle"), torch.randn(2, 4, 16, 16)
+
+    def one_step(chosen, noise_mask):
+        arguments = (chosen, noise, 1, 1.0, "euler", "karras", conditioning, conditioning, latent["samples"])
+        return comfy.sample.sample(*arguments, noise_mask=noise_mask)
+
+    prediction = one_step(model, None)
+    noise_mask = torch.nn.functional.interpolate(soft, (16, 16), mode="bilinear")
+    cells = torch.nn.functional.avg_pool2d(box[:, None], 4)
+    # The host mixes the noised original into the input of the model too: with one white mask there is nothing to mix.
+    blended = torch.lerp(latent["samples"], prediction, cells)
+    torch.testing.assert_close(one_step(masked, None), blended, atol=1e-4, rtol=1e-4)
+    mixed = one_step(model, noise_mask)
+    product = torch.lerp(latent["samples"], mixed, cells)
+    torch.testing.assert_close(one_step(masked, noise_mask), product, atol=1e-4, rtol=1e-4)
 
 
 def test_a_mask_for_each_picture_of_a_batch(text_to_image, latent, box):
