@@ -85,7 +85,7 @@ def find_change(before: Tensor, after: Tensor) -> CellChange:
         before = before[list(origin)]
     if before.shape != after.shape or before.dtype != after.dtype:
         return CellChange(shape, None, cells)
-    differs = (_bits(to_cells(before)) != _bits(cells)).any(1)
+    differs = (_bits(before.detach().to("cpu")) != _bits(after.detach().to("cpu"))).any(1).flatten()
     if bool(differs.all()):
         return CellChange(shape, None, cells, origin)
     index = differs.nonzero()[:, 0]
@@ -99,8 +99,7 @@ def apply_change(cells: Tensor, change: CellChange) -> Tensor:
     if change.batch_origin is not None:
         per_item = cell_count(change.shape) // change.shape[0]
         cells = cells.reshape(-1, per_item, cells.shape[1])[list(change.batch_origin)].flatten(0, 1)
-    cells[change.index.long()] = change.values
-    return cells
+    return cells.index_copy_(0, change.index.long(), change.values)
 
 
 def moved_cells(change: CellChange) -> Tensor:

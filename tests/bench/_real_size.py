@@ -1,0 +1,60 @@
+"""Models of SD1.5's real size with random weights: right for timing, useless for pictures."""
+
+from __future__ import annotations
+
+import time
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.supported_models
+import comfy.utils
+import nodes as host
+import numpy as np
+import torch
+
+# What the host's detection reads off an SD1.5 checkpoint.
+UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1,
+    "context_dim": 768,
+    "num_heads": 8,
+    "num_head_channels": -1,
+    "use_linear_in_transformer": False,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "use_temporal_attention": False,
+    "adm_in_channels": None,
+    "use_temporal_resblock": False,
+    "dtype": torch.float32,
+}
+
+
+def sd15_model() -> comfy.model_patcher.ModelPatcher:
+    """A MODEL of SD1.5's size and shape, in float32 on the CPU."""
+    configuration = comfy.supported_models.SD15(dict(UNET))
+    configuration.set_inference_dtype(torch.float32, None)
+    model = comfy.model_base.BaseModel(configuration, device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.diffusion_model.parameters():
+        parameter.data.normal_(std=0.02, generator=generator)  # the host leaves the memory as it finds it
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def sampling_step_seconds(steps: int = 3) -> float:
+    """The median time of one step of the host's KSampler at 512×512 and guidance 1: one model call, nothing more."""
+    model = sd15_model()
+    conditioning = [[torch.zeros(1, 77, 768), {}]]
+    latent = {"samples": torch.zeros(1, 4, 64, 64)}
+    times = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        host.KSampler().sample(model, 0, 1, 1.0, "euler", "normal", conditioning, conditioning, latent)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
