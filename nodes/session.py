@@ -42,6 +42,7 @@ class ReEditCommit(io.ComfyNode):
                 io.Boolean.Input(
                     "keep_outside",
                     default=True,
+                    optional=True,  # graphs queued by older scripts do not name it
                     tooltip="Puts the cells where the mask is black back as they were before the edit, bit for bit: "
                     "samplers leave rounding errors there. Off: the mask is only noted.",
                 ),

@@ -11,8 +11,9 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE), str(HERE.parent / "comfy")]
 
 import numpy as np
+from chain_builder import PICTURE
 from comfy_frontend import ComfyFrontend, open_browser
-from edit_chain import PICTURE, truth
+from edit_chain import truth
 from live_server import LiveServer
 from PIL import Image
 from playwright.sync_api import Error

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from edit_chain import DEMO_MODELS, MODELS, edits
+from chain_builder import DEMO_MODELS, MODELS
+from edit_chain import edits
 from tiny_sd.world import SIZE
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Writes workflows/*.json from the graphs in edit_chain.py. Run it after changing a node or the chain:
+"""Writes workflows/*.json from edit_chain.py and session_workflows.py. Run it after changing a node or a graph:
 
 `python tests/comfy/author_workflows.py` with the environment's Python and COMFYUI_PATH set (it asks a real host what its
 nodes look like).
@@ -10,14 +10,18 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edit_chain import MODELS, our_chain
+from chain_builder import MODELS
+from edit_chain import our_chain
 from live_server import LiveServer
+from workflow_writer import WorkflowWriter
 
 ROOT = Path(__file__).parents[2]
-NOTE = """## Ten edits, three kinds of tool, one latent
+NOTES = {
+    "mixed_edit_chain": """## Ten edits, three kinds of tool, one latent
 
 Blue groups are **instruction edits**, green ones **masked repaints**, yellow ones **painting by hand** on the decoded
 picture. The latent runs through all of them; pixels are encoded once at the start, and once for each time somebody paints.
@@ -25,7 +29,29 @@ picture. The latent runs through all of them; pixels are encoded once at the sta
 - Put your picture into *the picture to edit*, then change prompts and boxes: they are written for the demo's picture.
 - A box is a white rectangle on a black canvas of 64×64, whatever the size of your picture.
 - At the end: the picture, every step side by side, and what moved where nothing should have.
-"""
+""",
+    "undo_and_branch": """## Undo, branch, save
+
+Two edits, then *ReEdit Checkout* goes back by one, and another second edit is made from there. Nothing is lost: the timeline
+shows both branches, and the whole session is saved as one file in ComfyUI's output folder.
+
+- *edit* in Checkout takes `back 1`, a number, a label, or `source`.
+- *continue_tomorrow*, the next template, opens the saved file and goes on with the other branch.
+""",
+    "continue_tomorrow": """## Continue a saved session
+
+Run *undo_and_branch* first: it saves the session that is opened here. *ReEdit Checkout* goes to the branch with the white
+cross, by its label, and a third edit is made there. The latent is bit for bit the one that was saved.
+""",
+    "paint_and_merge": """## Paint, and go on from the latent
+
+*ReEdit Merge Pixels* finds what was painted and encodes only a window around it; every other cell stays as it is, bit for
+bit.
+
+- Group 1 paints a white plate with nodes. Group 2 holds ComfyUI's *Painter*: run once, paint on the picture, run again.
+- Group 3 lets a model repaint the corner in which the plate lies.
+""",
+}
 
 
 def pack_version() -> str:
@@ -35,13 +61,21 @@ def pack_version() -> str:
     return match[1]
 
 
-def mixed_edit_chain(object_info: dict[str, Any]) -> dict[str, Any]:
-    writer = our_chain({name: entry["name"] for name, entry in MODELS.items()}, MODELS)
-    writer.note(NOTE, (-980, -320), (900, 200))
-    return writer.as_saved(object_info, pack_version(), list(MODELS.values()))
+def saved(name: str, graph: Callable[..., WorkflowWriter], kinds: tuple[str, ...]) -> Callable[[dict[str, Any]], Any]:
+    """What writes one workflow, given the host's description of its nodes. kinds: the models that it loads."""
+    models = {kind: MODELS[kind] for kind in kinds}
+
+    def write(object_info: dict[str, Any]) -> dict[str, Any]:
+        writer = graph({kind: entry["name"] for kind, entry in models.items()}, models)
+        writer.note(NOTES[name], (-980, -320), (900, 200))
+        return writer.as_saved(object_info, pack_version(), list(models.values()))
+
+    return write
 
 
-WORKFLOWS = {"mixed_edit_chain": mixed_edit_chain}
+WORKFLOWS = {
+    "mixed_edit_chain": saved("mixed_edit_chain", our_chain, ("instruct", "repaint", "vae")),
+}
 
 
 def as_text(workflow: dict[str, Any]) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from edit_chain import DEMO_MODELS, MODELS, PICTURE, SIZE, TOOLS, ChainEdit, box_mask, edits, round_trip_chain, truth
+from chain_builder import DEMO_MODELS, MODELS, PICTURE, SIZE, TOOLS, ChainEdit, box_mask
+from edit_chain import edits, round_trip_chain, truth
 from live_server import LiveServer
 from PIL import Image
 from safetensors.numpy import load_file

@@ -1,53 +1,13 @@
-"""Ten edits of one drawn picture, with their exact outcome: as our graph, and as the graph of core nodes people use today.
-
-Boxes are (left, top, width, height) on a canvas of 64; our nodes and the host's bring such masks to the latent's size, so
-the same workflow runs on a picture of any square size.
-"""
+"""Ten edits of one drawn picture, with their exact outcome: as our graph, and as the graph of core nodes people use today."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from tiny_sd.language import caption
-from tiny_sd.world import COLOURS, SIZE, Scene, SceneObject, draw
-from workflow_writer import Link, WorkflowWriter
-
-Box = tuple[int, int, int, int]
-PICTURE = "example.png"  # stands in every ComfyUI's input folder
-MODELS = {
-    "instruct": {
-        "name": "instruct-pix2pix-00-22000.safetensors",
-        "url": "https://huggingface.co/timbrooks/instruct-pix2pix/resolve/main/instruct-pix2pix-00-22000.safetensors",
-        "directory": "checkpoints",
-    },
-    "repaint": {
-        "name": "v1-5-pruned-emaonly-fp16.safetensors",
-        "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
-        "v1-5-pruned-emaonly-fp16.safetensors",
-        "directory": "checkpoints",
-    },
-    "vae": {
-        "name": "vae-ft-mse-840000-ema-pruned.safetensors",
-        "url": "https://huggingface.co/stabilityai/sd-vae-ft-mse-original/resolve/main/"
-        "vae-ft-mse-840000-ema-pruned.safetensors",
-        "directory": "vae",
-    },
-}
-DEMO_MODELS = {
-    "instruct": "tiny_sd_instruct_pix2pix.safetensors",
-    "repaint": "tiny_sd_text_to_image.safetensors",
-    "vae": "tiny_sd_autoencoder.safetensors",
-}
-TOOLS = {"instruct": "instruction edit", "repaint": "masked repaint", "paint": "painted by hand"}
-SAMPLING = {"steps": 20, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}
-CFG = {"instruct": 3.0, "repaint": 5.0}
+from chain_builder import Box, ChainBuilder, ChainEdit
+from tiny_sd.world import COLOURS, Scene, SceneObject, draw
+from workflow_writer import WorkflowWriter
 
 CIRCLE: Box = (40, 0, 24, 24)
 SQUARE: Box = (44, 44, 20, 20)
@@ -60,27 +20,6 @@ SOURCE = Scene(
         SceneObject("square", "blue", "small", 8.5, 53.5, 53.5),
     ),
 )
-
-
-@dataclass(frozen=True)
-class ChainEdit:
-    """One edit, with the picture it should give: a scene, and strokes on it."""
-
-    tool: str
-    label: str
-    box: Box
-    after: Scene
-    strokes: tuple[tuple[Box, str], ...] = ()
-
-    @property
-    def prompt(self) -> str:
-        """An instruction says what to change; a repaint is told the whole picture, as it should be."""
-        return caption(self.after) if self.tool == "repaint" else self.label
-
-    @property
-    def colour(self) -> str:
-        """Of a painted edit: its last stroke's."""
-        return self.strokes[-1][1]
 
 
 def _scene(*objects: SceneObject) -> Scene:
@@ -119,160 +58,12 @@ def truth(edit: ChainEdit | None) -> np.ndarray:
     return picture
 
 
-def box_mask(box: Box) -> np.ndarray:
-    """(SIZE, SIZE) bool: the pixels of a box."""
-    left, top, width, height = box
-    mask = np.zeros((SIZE, SIZE), bool)
-    mask[top : top + height, left : left + width] = True
-    return mask
-
-
-def colour_number(name: str) -> int:
-    red, green, blue = (round(255 * channel) for channel in COLOURS[name])
-    return red << 16 | green << 8 | blue
-
-
-class ChainBuilder:
-    """What both graphs share: loaders, masks, prompts and samplers, laid out edit by edit."""
-
-    COLUMNS, COLUMN, ROW, WIDTH, HEIGHT = 3, 1580, 760, 1520, 690
-
-    def __init__(self, models: dict[str, str], described: dict[str, dict[str, str]] | None = None) -> None:
-        self.writer = WorkflowWriter()
-        properties = {name: {"models": [entry]} for name, entry in (described or {}).items()}
-        self.writer.group("models and picture", (-1000, -80, 940, 1220), "#888")
-        add = self.writer.add
-        self.model: dict[str, Link] = {}
-        self.clip: dict[str, Link] = {}
-        self.negative: dict[str, Link] = {}
-        for row, name in enumerate(("instruct", "repaint")):
-            loader = add(
-                "CheckpointLoaderSimple",
-                (-980, row * 330),
-                (420, 120),
-                f"model for {TOOLS[name]}s",
-                properties.get(name),
-                ckpt_name=models[name],
-            )
-            self.model[name], self.clip[name] = loader.out(0), loader.out(1)
-            self.negative[name] = add(
-                "CLIPTextEncode", (-520, row * 330), (380, 160), "negative prompt", text="", clip=loader.out(1)
-            ).out()
-        self.vae = add(
-            "ReEditLoadREEDVAE", (-980, 680), (420, 90), "", properties.get("vae"), vae_name=models["vae"]
-        ).out()
-        self.picture = add("LoadImage", (-520, 620), (380, 420), "the picture to edit", image=PICTURE).out()
-        self.canvas = add(
-            "SolidMask",
-            (-980, 830),
-            (420, 130),
-            "black canvas: masks are drawn on 64×64",
-            value=0.0,
-            width=64,
-            height=64,
-        ).out()
-
-    def corner(self, index: int) -> tuple[float, float]:
-        return (index % self.COLUMNS * self.COLUMN, index // self.COLUMNS * self.ROW)
-
-    def frame(self, index: int, edit: ChainEdit) -> tuple[float, float]:
-        """Draw the group of edit `index` and return its upper left corner."""
-        x, y = self.corner(index)
-        colour = {"instruct": "#3f789e", "repaint": "#8a8", "paint": "#b58b2a"}[edit.tool]
-        title = f"{index + 1}. {TOOLS[edit.tool]}: {edit.label}"
-        self.writer.group(title, (x - 20, y - 70, self.WIDTH, self.HEIGHT), colour)
-        return x, y
-
-    def mask(self, box: Box, x: float, y: float) -> Link:
-        left, top, width, height = box
-        white = self.writer.add("SolidMask", (x, y + 300), (270, 110), "", value=1.0, width=width, height=height)
-        return self.writer.add(
-            "MaskComposite",
-            (x, y + 460),
-            (270, 130),
-            "where to edit",
-            destination=self.canvas,
-            source=white.out(),
-            x=left,
-            y=top,
-            operation="add",
-        ).out()
-
-    def prompt(self, edit: ChainEdit, x: float, y: float) -> Link:
-        return self.writer.add(
-            "CLIPTextEncode", (x, y), (330, 160), "", text=edit.prompt, clip=self.clip[edit.tool]
-        ).out()
-
-    def sample(self, edit: ChainEdit, seed: int, x: float, y: float, **inputs: Any) -> Link:
-        return self.writer.add(
-            "KSampler", (x, y), (290, 270), "", seed=seed, cfg=CFG[edit.tool], **SAMPLING, **inputs
-        ).out()
-
-    def paint(self, edit: ChainEdit, picture: Link, mask: Link, x: float, y: float) -> Link:
-        """A flat colour put on a picture with core nodes, as a person would with a brush."""
-        colour = self.writer.add(
-            "EmptyImage",
-            (x, y),
-            (270, 130),
-            "the paint",
-            width=64,
-            height=64,
-            batch_size=1,
-            color=colour_number(edit.colour),
-        )
-        return self.writer.add(
-            "ImageCompositeMasked",
-            (x, y + 190),
-            (270, 150),
-            "painting",
-            destination=picture,
-            source=colour.out(),
-            x=0,
-            y=0,
-            resize_source=True,
-            mask=mask,
-        ).out()
-
-
 def our_chain(models: dict[str, str], described: dict[str, dict[str, str]] | None = None) -> WorkflowWriter:
     """The latent is the document: one encode at the start, and one for each time somebody paints."""
     build = ChainBuilder(models, described)
-    add = build.writer.add
-    latent = add("ReEditEncode", (-980, 1010), (420, 80), "", pixels=build.picture, vae=build.vae, fit="refuse").out()
+    add, latent = build.writer.add, build.encode()
     for index, edit in enumerate(edits()):
-        x, y = build.frame(index, edit)
-        mask = build.mask(edit.box, x, y)
-        if edit.tool == "paint":
-            decoded = add("ReEditDecode", (x, y), (270, 80), samples=latent, vae=build.vae)
-            painted = build.paint(edit, decoded.out(0), mask, x + 330, y)
-            latent = add(
-                "ReEditMergePixels",
-                (x + 680, y),
-                (400, 170),
-                samples=decoded.out(1),
-                pixels=painted,
-                vae=build.vae,
-                label=edit.label,
-                mask=mask,
-            ).out()
-            continue
-        positive, negative = build.prompt(edit, x, y), build.negative[edit.tool]
-        if edit.tool == "instruct":
-            conditioning = add(
-                "ReEditLatentConditioning",
-                (x + 370, y),
-                (300, 110),
-                model=build.model[edit.tool],
-                positive=positive,
-                negative=negative,
-                samples=latent,
-            )
-            positive, negative, latent = (conditioning.out(slot) for slot in range(3))
-        model = add("ReEditGradientMask", (x + 370, y + 300), (300, 100), model=build.model[edit.tool], mask=mask).out()
-        sampled = build.sample(
-            edit, index + 1, x + 720, y, model=model, positive=positive, negative=negative, latent_image=latent
-        )
-        latent = add("ReEditCommit", (x + 1060, y), (400, 130), samples=sampled, label=edit.label, mask=mask).out()
+        latent = build.step(index, edit, latent)
     x, y = build.corner(len(edits()))
     build.writer.group("what came of it", (x - 20, y - 70, 2255, 900), "#a55")
     last = add("ReEditDecode", (x, y), (270, 80), samples=latent, vae=build.vae)

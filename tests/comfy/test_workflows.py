@@ -9,7 +9,8 @@ import demo
 import pytest
 import torch
 from author_workflows import WORKFLOWS, as_text
-from edit_chain import DEMO_MODELS, PICTURE, truth
+from chain_builder import DEMO_MODELS, PICTURE
+from edit_chain import truth
 from live_server import GraphFailed
 from PIL import Image
 from reedit.nodes import NODES
