@@ -71,7 +71,8 @@ class ReEditCommit(io.ComfyNode):
             mask = followed_noise_mask(samples, before) if mask is None else mask
             if mask is not None and keep_outside:
                 latent = put_back_outside(latent, before, cells_of(mask, latent))
-        producer, parameters = producer_of(cls.hidden.prompt, cls.hidden.unique_id, "samples")
+        told = cls.hidden  # None where another program calls the node outside a graph
+        producer, parameters = producer_of(told and told.prompt, told and told.unique_id, "samples")
         tool = tool or producer
         record = record.with_edit(latent, label or tool, tool, parameters, mask)
         return io.NodeOutput(with_record(samples, record, latent))

@@ -6,7 +6,7 @@ with the host's nodes: the box and its surroundings are cut out of the picture, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from reedit.nodes.emilie import ReEditGradientMask, ReEditLatentConditioning
 from reedit.nodes.merge_pixels import ReEditMergePixels
 from reedit.nodes.session import ReEditCommit
 from tiny_sd.language import caption, make_edit
-from tiny_sd.world import COLOURS, SIZE, Scene, draw, random_scene
+from tiny_sd.world import COLOURS, SHAPES, SIZE, Scene, SceneObject, draw, random_scene
 from torch import Tensor
 
 TOOLS = ("instruct", "paint", "blend")
@@ -75,13 +75,22 @@ def plan(seed: int, scenes: int, edits: int) -> tuple[list[Scene], list[PlannedE
     planned = []
     for number in range(edits):
         tool = TOOLS[number % len(TOOLS)]
+        box = BOXES[generator.integers(len(BOXES))]
         if tool == "instruct":
             texts = [make_edit(generator, scene, "colour").instruction for scene in drawn]
         else:
-            texts = [caption(random_scene(generator, 1)) for _ in drawn]
+            texts = [caption(with_object_in(generator, scene, box)) for scene in drawn]
         colours = torch.tensor([COLOURS[names[generator.integers(len(names))]] for _ in drawn])
-        planned.append(PlannedEdit(tool, BOXES[generator.integers(len(BOXES))], texts, colours, seed + number))
+        planned.append(PlannedEdit(tool, box, texts, colours, seed + number))
     return drawn, planned
+
+
+def with_object_in(generator: np.random.Generator, scene: Scene, box: tuple[int, int, int, int]) -> Scene:
+    """The scene with one object more, in the middle of a box."""
+    left, top, width, height = box
+    shape, colour = str(generator.choice(SHAPES)), str(generator.choice(list(COLOURS)))
+    item = SceneObject(shape, colour, "small", 8.0, left + width / 2, top + height / 2)
+    return replace(scene, objects=(item, *scene.objects[:1]))
 
 
 def pictures_of(scenes: list[Scene]) -> Tensor:

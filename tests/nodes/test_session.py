@@ -51,6 +51,10 @@ def test_a_graph_that_the_host_does_not_tell_is_no_error():
     assert producer_of(PROMPT, "1", "samples") == ("unknown", {})
 
 
+def test_commit_works_outside_a_graph(latent):
+    assert ReEditCommit.execute(changed(latent), "x")[0][KEY].edits[0].tool == "unknown"
+
+
 def test_what_is_passed_through_is_an_input_of_its_node():
     import nodes as host_nodes
     from reedit.nodes import NODES
