@@ -128,7 +128,7 @@ class WorkflowWriter:
                 widgets.append(node.inputs.get(name, options.get("default")))
                 if options.get("control_after_generate"):
                     widgets.append("fixed")
-                if options.get("image_upload"):
+                if options.get("image_upload") and kind != "STRING":  # the Painter's text has no button
                     widgets.append("image")
                 continue
             socket: dict[str, Any] = {"name": name, "type": kind, "link": None}
