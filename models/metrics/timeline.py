@@ -79,10 +79,12 @@ def share_text(share: float) -> str:
 def untouched_psnr(record: EditRecord, number: int, pictures: Sequence[Tensor]) -> float | None:
     """PSNR in dB of a step's first picture against the source's, where no edit up to it was allowed to act.
 
-    None where there are no such pixels, or the pictures have no pixels in common.
+    None where there are no such pixels, where the size is another, and where the batch was taken apart or repeated, so that
+    the first pictures may be of different items.
     """
     picture, source = pictures[number], pictures[SOURCE]
-    if picture.shape != source.shape:
+    rearranged = any(record.edit(step).batch_origin is not None for step in record.path_to(number)[1:])
+    if rearranged or picture.shape != source.shape:
         return None
     where = untouched_pixels(record, number, *picture.shape[1:3])
     return masked_psnr(picture[:1], source[:1], where[:1])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
@@ -26,29 +27,39 @@ def find_font(text: str, size: int, weight: str = "normal") -> ImageFont.FreeTyp
 
 @lru_cache(maxsize=1024)
 def _find_font_file(letters: str, weight: str) -> str:
+    wanted = [ord(letter) for letter in letters]
     standard: str = font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight=weight))
-    best, fewest = standard, _count_missing(letters, standard)
-    upright = [entry for entry in font_manager.fontManager.ttflist if entry.style == "normal"]
-    for entry in sorted(upright, key=lambda entry: entry.weight not in (400, "normal")):
+    best, fewest = standard, _count_missing(wanted, standard)
+    for file in _installed_fonts() if fewest else ():
+        missing = _count_missing(wanted, file)
+        if missing < fewest:
+            best, fewest = file, missing
         if not fewest:
             break
-        for_mathematics = Path(entry.fname).parent == Path(standard).parent  # those that come with matplotlib
-        if for_mathematics or "lastresort" in entry.name.replace(" ", "").lower():  # the latter draws boxes only
-            continue
-        missing = _count_missing(letters, entry.fname)
-        if missing < fewest:
-            best, fewest = entry.fname, missing
     return best
 
 
-def _count_missing(letters: str, file: str) -> int:
-    """How many of the letters a font lacks; all of them if it cannot be used."""
+@lru_cache(maxsize=1)
+def _installed_fonts() -> list[str]:
+    """The files of the fonts that the system has now, plain ones first. (matplotlib's own list may be years old.)"""
+    special = ("bold", "italic", "oblique", "light", "thin", "black", "mono", "condensed")
+    files = [file for file in font_manager.findSystemFonts() if "lastresort" not in Path(file).stem.lower()]
+    return sorted(files, key=lambda file: (any(word in Path(file).stem.lower() for word in special), file))
+
+
+def _count_missing(wanted: list[int], file: str) -> int:
+    """How many of the wanted code points a font lacks."""
+    return int((~np.isin(wanted, _code_points(file))).sum())
+
+
+@lru_cache(maxsize=4096)
+def _code_points(file: str) -> np.ndarray:
+    """The code points that a font has; none if it cannot be used."""
     try:
-        known = FT2Font(file).get_charmap()
         ImageFont.truetype(file, 16)  # Pillow takes no fonts made of pictures of one size, such as emoji
+        return np.fromiter(FT2Font(file).get_charmap(), np.uint32)
     except (OSError, RuntimeError):
-        return len(letters)
-    return sum(ord(letter) not in known for letter in letters)
+        return np.empty(0, np.uint32)
 
 
 def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: int, most_lines: int) -> list[str]:
