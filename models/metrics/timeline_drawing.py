@@ -21,8 +21,8 @@ BESIDE_QUIET: Colour = (124, 124, 134)
 BESIDE_LINE: Colour = (92, 92, 102)
 ACCENT: Colour = (251, 191, 36)
 
-# All in pixels.
-_LEAST_COLUMN = 200  # labels must have room under narrow pictures too
+_LEAST_COLUMN = 16  # times the font's size: captions must have room under narrow pictures too
+# All in pixels:
 _LEAST_FONT_SIZE = 13
 _GUTTER = 48
 _STUB = 24
@@ -94,8 +94,8 @@ def draw_sheet(
     """
     path = main_line(parents, current)
     places = place_steps(parents, current, columns)
-    column_width = max(_LEAST_COLUMN, *(step.thumbnail.width for step in steps))
     size = max(font_size, _LEAST_FONT_SIZE)
+    column_width = max(_LEAST_COLUMN * size, *(step.thumbnail.width for step in steps))
     captions = [write_caption(step, column_width, size, step.number in path) for step in steps]
     arrangement = arrange(places, steps, captions, column_width)
     sheet = Image.new("RGB", (arrangement.width, arrangement.height), GROUND)
