@@ -67,6 +67,8 @@ def mask_to_cells(mask: Tensor, height: int, width: int) -> Tensor:
 
 def touched_cells(mask: Tensor, height: int, width: int) -> Tensor:
     """The cells in which any pixel of a (B, H, W) mask is above zero: (B, 1, height, width) bool."""
+    if mask.shape[-2:] == (height, width):  # pooling a large mask to its own size takes long and does nothing
+        return mask[:, None] > 0
     return functional.adaptive_max_pool2d(mask[:, None].float(), (height, width)) > 0
 
 
