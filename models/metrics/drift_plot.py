@@ -3,45 +3,244 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection, Sequence
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .drift import EditDrift
+from .drift import EditDrift, PartDrift
+from .spectrum import SpectrumCurve
+
+_INSIDE, _OUTSIDE = "#d55e00", "#0072b2"  # Okabe and Ito's palette, which colour-blind people can tell apart
+_CHANNELS = (("red", "#cc3311"), ("green", "#228833"), ("blue", "#3355bb"))
+_DETAIL = "#7b4fa3"
+_LABELLED = 10  # edits whose labels fit under a panel; more are numbered
+_LABEL_LENGTH = 28
+
+Value = Callable[[EditDrift], float | None]
 
 
-def plot_drift(rows: list[EditDrift]) -> Tensor:
-    """Three curves over the edits: latent change outside the mask, PSNR where nothing was edited, fine detail.
-
-    Returns (H, W, 3) float32 in 0..1. A curve with nothing to show says so.
-    """
-    figure = Figure(figsize=(9, 7.5), dpi=100, layout="constrained")
-    panels = (
-        (
-            "largest latent change outside the mask",
-            "latent units",
-            [row.outside_mask_max_abs_latent_change for row in rows],
-        ),
-        ("picture where no edit was allowed, against the source", "PSNR, dB", [row.untouched_psnr for row in rows]),
-        ("fine detail (energy above half Nyquist)", "grey levels²", [row.fine_detail for row in rows]),
-    )
-    numbers = [row.number for row in rows]
-    for axes, (title, unit, values) in zip(figure.subplots(3, 1, sharex=True), panels, strict=True):
-        axes.set_title(title, loc="left", fontsize=11)
-        axes.set_ylabel(unit)
-        axes.grid(alpha=0.3)
-        shown = [(number, value) for number, value in zip(numbers, values, strict=True) if value is not None]
-        finite = [(number, value) for number, value in shown if math.isfinite(value)]
-        if finite:
-            axes.plot(*zip(*finite, strict=True), marker="o")
-        else:
-            axes.text(0.5, 0.5, "unchanged" if shown else "nothing to measure", ha="center", transform=axes.transAxes)
-    labels = [f"{row.number}. {shorten(row.label, 28, placeholder='…')}" for row in rows]
-    axes.set_xticks(numbers or [0], labels or ["no edit yet"], fontsize=8, rotation=25, ha="right")
-    canvas = FigureCanvasAgg(figure)
+def plot_drift(
+    rows: Sequence[EditDrift], curves: Sequence[SpectrumCurve] = (), path: Collection[int] | None = None
+) -> Tensor:
+    """The figure of `drift_figure` as a picture, (H, W, 3) float32 in 0..1."""
+    canvas = FigureCanvasAgg(drift_figure(rows, curves, path))
     canvas.draw()
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32) / 255)
+
+
+def drift_figure(
+    rows: Sequence[EditDrift], curves: Sequence[SpectrumCurve] = (), path: Collection[int] | None = None
+) -> Figure:
+    """Panels over the edits (latent change, PSNR, SSIM, colours, detail, LPIPS or changed cells) and the spectra below.
+
+    path: the numbers of the steps on the way to the current one, which lines join; edits of other branches are drawn pale.
+    None: all. A panel with nothing to show says so.
+    """
+    figure = Figure(figsize=(13, 14), dpi=100, layout="constrained")
+    grid = figure.subplots(4, 2)
+    panels = [_Panel(axes, rows, path) for axes in grid[:3].flat]
+    _draw_latent(panels[0])
+    _draw_parts(panels[1], "PSNR", "dB", (("", "psnr", "-"),))
+    _draw_parts(panels[2], "Structure", "1 is identical", (("SSIM", "ssim", "-"), ("MS-SSIM", "ms_ssim", ":")))
+    _draw_colour(panels[3])
+    _draw_detail(panels[4])
+    _draw_perception(panels[5])
+    _draw_spectra(grid[3, 0], curves)
+    _draw_spectrum_change(grid[3, 1], curves)
+    against = " and ".join(dict.fromkeys(row.total.compared_with for row in rows)) or "source"
+    title = f"Drift after each edit, against the {against}{'; pale: on another branch' if panels[0].branches else ''}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14)
+    return figure
+
+
+class _Panel:
+    """One panel with the edits along it."""
+
+    def __init__(self, axes: Axes, rows: Sequence[EditDrift], path: Collection[int] | None) -> None:
+        self.axes = axes
+        self.rows = rows
+        self.on_path = [row for row in rows if path is None or row.number in path]
+        self.branches = [row for row in rows if path is not None and row.number not in path]
+        self.values: list[float] = []  # all that was measured
+
+    def curve(self, value: Value, label: str, colour: str, style: str = "-") -> None:
+        """A line over the edits, broken where there is no value; what is infinite stands on the upper edge."""
+        for rows, line, alpha in ((self.on_path, style, 1.0), (self.branches, "none", 0.35)):
+            known = [(row.number, figure) for row in rows if (figure := value(row)) is not None and figure == figure]
+            self.values += [figure for _, figure in known]
+            finite = dict(entry for entry in known if math.isfinite(entry[1]))
+            endless = [number for number, figure in known if math.isinf(figure)]
+            fill = colour if style == "-" else "white"
+            look: dict[str, Any] = {"color": colour, "alpha": alpha, "markersize": 4, "markerfacecolor": fill}
+            if finite:
+                numbers = [row.number for row in rows]
+                heights = [finite.get(number, math.nan) for number in numbers]
+                self.axes.plot(numbers, heights, linestyle=line, marker="o", label=label, **look)
+                label = ""  # once in the legend is enough
+            if endless:
+                upper_edge = self.axes.get_xaxis_transform()
+                self.axes.plot(
+                    endless, [1] * len(endless), "^", clip_on=False, transform=upper_edge, label="identical", **look
+                )
+
+    def finish(self, title: str, unit: str, columns: int = 3) -> None:
+        """Title, ticks and the legend beside the title. A panel that shows nothing, or nothing but one value, says so."""
+        axes = self.axes
+        _name(axes, title, unit, columns)
+        if not self.values:
+            _say(axes, "nothing to measure" if self.rows else "no edit yet")
+        elif all(math.isinf(value) for value in self.values):
+            _say(axes, "identical")
+        numbers = [row.number for row in self.rows]
+        if not numbers:
+            axes.set_xticks([])
+            return
+        axes.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(numbers) <= _LABELLED:
+            axes.set_xticks(numbers)
+
+    def label_edits(self) -> None:
+        """Name the edits along the panel, where there are not too many."""
+        if 0 < len(self.rows) <= _LABELLED:
+            labels = [f"{row.number}. {shorten(row.label, _LABEL_LENGTH, placeholder='…')}" for row in self.rows]
+            self.axes.set_xticks([row.number for row in self.rows], labels, fontsize=8, rotation=20, ha="right")
+
+
+def _name(axes: Axes, title: str, unit: str, columns: int) -> None:
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_ylabel(unit)
+    axes.grid(alpha=0.3)
+    named = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True) if label}
+    if named:
+        above: dict[str, Any] = {
+            "loc": "lower right",
+            "bbox_to_anchor": (1, 0.99),
+            "borderaxespad": 0.1,
+            "frameon": False,
+        }
+        axes.legend(named.values(), named.keys(), ncols=columns, fontsize=8, columnspacing=1, handlelength=1.8, **above)
+
+
+def _no_closer_than(axes: Axes, reach: float) -> None:
+    """Show at least ±reach, so that rounding does not look like drift."""
+    lower, upper = axes.get_ylim()
+    axes.set_ylim(min(lower, -reach), max(upper, reach))
+
+
+def _say(axes: Axes, words: str) -> None:
+    axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes, color="#555555")
+    axes.set_yticks([])
+
+
+def _draw_latent(panel: _Panel) -> None:
+    panel.curve(lambda row: row.outside_mask_max_abs_latent_change, "each edit, outside its mask", _OUTSIDE)
+    panel.curve(lambda row: row.total.latent_change_outside, "all edits, outside", "#555555", ":")
+    panel.finish("Largest latent change", "latent units")
+    if panel.values:
+        panel.axes.set_ylim(bottom=0)
+        if max(panel.values) == 0:
+            _say(panel.axes, "0: bit-identical")
+
+
+def _part_value(part: str, figure: str) -> Value:
+    def value(row: EditDrift) -> float | None:
+        measured: PartDrift | None = getattr(row.total, part)
+        return None if measured is None else getattr(measured, figure)
+
+    return value
+
+
+def _draw_parts(panel: _Panel, title: str, unit: str, figures: Sequence[tuple[str, str, str]]) -> None:
+    """Curves of figures of both parts. figures: name for the legend, name in `PartDrift`, line style."""
+    for name, figure, style in figures:
+        for part, colour in (("outside", _OUTSIDE), ("inside", _INSIDE)):
+            panel.curve(_part_value(part, figure), f"{name} {part}".strip(), colour, style)
+    panel.finish(title, unit, columns=4)
+
+
+def _draw_colour(panel: _Panel) -> None:
+    for part, style in (("outside", "-"), ("inside", ":")):
+        for index, (name, colour) in enumerate(_CHANNELS):
+            panel.curve(_shift_value(part, index), name if part == "outside" else "", colour, style)
+        if panel.values:
+            panel.axes.plot([], [], style, color="#555555", label=part)
+    if panel.values:
+        panel.axes.axhline(0, color="#888888", linewidth=0.8)
+        _no_closer_than(panel.axes, 1)
+    panel.finish("Colour shift", "grey levels of 255", columns=5)
+
+
+def _shift_value(part: str, channel: int) -> Value:
+    def value(row: EditDrift) -> float | None:
+        measured: PartDrift | None = getattr(row.total, part)
+        return None if measured is None or measured.colour_shift is None else measured.colour_shift[channel]
+
+    return value
+
+
+def _draw_detail(panel: _Panel) -> None:
+    panel.curve(lambda row: row.fine_detail, "energy above half Nyquist", _DETAIL)
+    panel.finish("Fine detail of the whole picture", "grey levels²")
+    if panel.values:
+        panel.axes.set_ylim(bottom=0)
+    panel.label_edits()
+
+
+def _draw_perception(panel: _Panel) -> None:
+    """LPIPS where it could be measured, and otherwise how much of the latent each edit changed."""
+    panel.curve(lambda row: row.total.lpips, "LPIPS", _DETAIL)
+    if panel.values:
+        panel.finish("Perceptual distance of the whole picture", "0 is identical")
+    else:
+        panel.curve(lambda row: 100 * row.changed_cells, "against the step before it", _DETAIL)
+        panel.finish("Cells that each edit changed", "%")
+        if panel.values:
+            panel.axes.set_ylim(-3, 103)
+    panel.label_edits()
+
+
+def _draw_spectra(axes: Axes, curves: Sequence[SpectrumCurve]) -> None:
+    """Power over frequency, of the picture that all are compared with as a dashed line."""
+    for curve, look in zip(curves, _looks(len(curves)), strict=True):
+        axes.plot(curve.frequencies.numpy(), curve.power.numpy(), label=curve.name, **look)
+    if curves:
+        axes.set_yscale("log", nonpositive="mask")
+    _finish_spectrum(axes, "Spectrum", "power, grey levels²", curves)
+
+
+def _draw_spectrum_change(axes: Axes, curves: Sequence[SpectrumCurve]) -> None:
+    """Each later spectrum over the first, in dB: curves that lie on each other in the left panel come apart here."""
+    for curve, look in list(zip(curves, _looks(len(curves)), strict=True))[1:]:
+        if curve.power.shape == curves[0].power.shape:
+            change = 10 * (curve.power / curves[0].power).log10()
+            axes.plot(curve.frequencies.numpy(), change.numpy(), label=curve.name, **look)
+    if axes.lines:
+        axes.axhline(0, color="black", linestyle="--", linewidth=1)
+        _no_closer_than(axes, 1)
+    _finish_spectrum(axes, "Change of the spectrum", "dB: below 0 lost, above 0 added", axes.lines)
+
+
+def _looks(count: int) -> list[dict[str, Any]]:
+    """The look of each curve: what all are compared with dashed and black, then from dark to bright."""
+    later = [
+        {"color": colormaps["viridis"](place), "linewidth": 1.4} for place in np.linspace(0.15, 0.85, max(0, count - 1))
+    ]
+    return [{"color": "black", "linestyle": "--", "linewidth": 1.4}, *later] if count else []
+
+
+def _finish_spectrum(axes: Axes, title: str, unit: str, drawn: Sequence[object]) -> None:
+    _name(axes, title, unit, 5)
+    axes.set_xlim(0, 0.5)
+    axes.set_xlabel("frequency, cycles per pixel", fontsize=9)
+    if not drawn:
+        _say(axes, "nothing to measure")
