@@ -45,14 +45,22 @@ def unpack_mask(packed: PackedMask) -> Tensor:
     """The mask as (B, H, W) float32 in 0..1. ValueError where data and shape do not belong together."""
     batch, height, width = packed.shape
     top, bottom, left, right = packed.window
+    mask = torch.zeros(batch, height, width)
+    mask[:, top:bottom, left:right] = torch.from_numpy(inflate_window(packed).astype(np.float32) / 255)
+    return mask
+
+
+def inflate_window(packed: PackedMask) -> np.ndarray:
+    """The 8-bit values inside the window, (B, height, width). ValueError where data and shape do not belong together."""
+    batch, height, width = packed.shape
+    top, bottom, left, right = packed.window
     if not (0 <= top <= bottom <= height and 0 <= left <= right <= width):
         raise ValueError(f"a mask's window {packed.window} does not lie in its {height}×{width}")
     size = batch * (bottom - top) * (right - left)
-    inflate = zlib.decompressobj()
-    values = inflate.decompress(packed.data, size + 1)  # bounded, whatever a file claims
+    try:
+        values = zlib.decompressobj().decompress(packed.data, size + 1)  # bounded, whatever a file claims
+    except zlib.error as error:
+        raise ValueError(f"a mask cannot be inflated ({error})") from error
     if len(values) != size:
         raise ValueError("a mask holds more or fewer values than its window")
-    mask = torch.zeros(batch, height, width)
-    inside = np.frombuffer(values, np.uint8).reshape(batch, bottom - top, right - left)
-    mask[:, top:bottom, left:right] = torch.from_numpy(inside.astype(np.float32) / 255)
-    return mask
+    return np.frombuffer(values, np.uint8).reshape(batch, bottom - top, right - left)
