@@ -5,6 +5,7 @@ from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
 from .merge_pixels import ReEditMergePixels
 from .session import ReEditCheckout, ReEditCommit
+from .session_files import ReEditLoadSession, ReEditSaveSession
 from .timeline import ReEditTimeline
 
 NODES = (
@@ -16,6 +17,8 @@ NODES = (
     ReEditMergePixels,
     ReEditCommit,
     ReEditCheckout,
+    ReEditSaveSession,
+    ReEditLoadSession,
     ReEditTimeline,
     ReEditDriftMeter,
 )

@@ -11,6 +11,7 @@ PASSED_THROUGH = {
     "ReEditDecode": "samples",
     "ReEditDriftMeter": "samples",
     "ReEditLatentConditioning": "samples",
+    "ReEditSaveSession": "samples",
     "SetLatentNoiseMask": "samples",
 }
 LONGEST_TEXT = 2000  # characters of one parameter
