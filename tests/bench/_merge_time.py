@@ -118,23 +118,26 @@ def figures_of(vae: Any, side: int, repeats: int, seed: int) -> dict[str, Any]:
     }
 
 
+def time_goal(figures: dict[str, Any]) -> dict[str, Any]:
+    """Five times faster than a full encode at a tenth of the area, with the node's default blend."""
+    merge, hard = figures["merges"]["feathered, 10%"], figures["merges"]["hard, 10%"]
+    size = f"{figures['parameters'] / 1e6:.1f} M parameters, {figures['picture, px']} px"
+    why = (
+        f"the window, with the {figures['context, cells']} cells of context that the encoder needs on each side, is "
+        f"{merge['encoded pixels, share of the picture']:.0%} of the picture; blend hard, which takes no cells beside the "
+        f"paint along, is {hard['times faster than a full encode']:.1f} times faster. In a larger picture the context "
+        "is a smaller share"
+    )
+    measured = merge["times faster than a full encode"]
+    return goal(f"merge of 10 % of the area against a full encode ({size})", measured, "at least", 5.0, "×", why)
+
+
 def measure(seed: int) -> dict[str, Any]:
     """Merge times with the demo VAE and with one of SD1.5's real size, and the goals: "goals", as `write_report` takes."""
     with torch.inference_mode():
         demo = figures_of(load_kl_vae(_host.WEIGHTS / "tiny_sd_autoencoder.safetensors"), 256, 9, seed)
         real = figures_of(real_size_vae(seed), 512, 4, seed)
-    goals = [
-        goal(
-            f"merge of 10 % of the area, {name}, faster than a full encode",
-            figures["merges"]["feathered, 10%"]["times faster than a full encode"],
-            "at least",
-            5.0,
-            "×",
-            f"the window takes {figures['merges']['feathered, 10%']['encoded pixels, share of the picture']:.0%} "
-            "of the picture with the context that the encoder needs",
-        )
-        for name, figures in {"SD1.5's size at 512 px": real, "demo VAE at 256 px": demo}.items()
-    ]
+    goals = [time_goal(demo), time_goal(real)]
     return {"demo VAE": demo, "SD1.5's size": real, "goals": goals}
 
 
