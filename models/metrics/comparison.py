@@ -71,44 +71,57 @@ def last_alike(record: EditRecord, number: int) -> int:
     return last
 
 
-def edited_pixels(record: EditRecord, number: int, height: int, width: int, since: int, until: int) -> Tensor:
-    """(B, height, width) bool: what the edits after `since` up to `until` were allowed to touch, by their masks.
+class EditedPixels:
+    """Which pixels the edits of a session were allowed to touch, by their masks. Each mask is unpacked once for each size."""
 
-    B is the batch of step `number`, which lies on the way from `since` to `until`, with no change of the batch after it. An
-    edit without a mask was allowed to touch everything, and so was one that put another batch in the place of its parent's.
-    """
-    items = list(range(shape_at(record, number)[0]))
-    edited = torch.zeros(len(items), height, width, dtype=torch.bool)
-    for step in reversed(_edits_between(record, since, until)):
-        edit, mask = record.edit(step), record.edit(step).mask
-        if mask is None or _is_another_batch(record, step):
-            return torch.ones_like(edited)
+    def __init__(self, record: EditRecord) -> None:
+        self.record = record
+        self.known: dict[tuple[int, int, int], Tensor | None] = {}
+
+    def by_edit(self, number: int, height: int, width: int) -> Tensor | None:
+        """(1 or B, height, width) bool: what one edit was allowed to touch; None for everything.
+
+        That is what an edit without a mask touches, and one that put another batch in the place of its parent's.
+        """
+        key = (number, height, width)
+        if key not in self.known:
+            mask = None if _is_another_batch(self.record, number) else self.record.edit(number).mask
+            self.known[key] = None if mask is None else touched_cells(mask, height, width)[:, 0].cpu()
+        return self.known[key]
+
+    def between(self, since: int, until: int, at: int, height: int, width: int) -> Tensor:
+        """(B, height, width) bool: what the edits after `since` up to `until` were allowed to touch.
+
+        B is the batch of step `at`, which lies on the way from `since` to `until`, with no change of the batch after it.
+        """
+        items = list(range(shape_at(self.record, at)[0]))
+        edited = torch.zeros(len(items), height, width, dtype=torch.bool)
+        for step in reversed(_edits_between(self.record, since, until)):
+            touched = self.by_edit(step, height, width)
+            if touched is None:
+                return torch.ones_like(edited)
+            edited |= touched if len(touched) == 1 else touched[items]
+            origin = self.record.edit(step).batch_origin
+            items = items if origin is None else [origin[item] for item in items]
+        return edited
+
+    def inside(self, number: int, height: int, width: int, since: int, mask: Tensor | None) -> Tensor | None:
+        """(B, height, width) bool: what counts as edited at a step, which is compared with step `since`.
+
+        mask: that of a `Comparison`. None where its items cannot be traced to the step's batch.
+        """
+        if mask is None:
+            return self.between(since, last_alike(self.record, number), number, height, width)
         touched = touched_cells(mask, height, width)[:, 0].cpu()
-        edited |= touched if len(touched) == 1 else touched[items]
-        if edit.batch_origin is not None:
-            items = [edit.batch_origin[item] for item in items]
-    return edited
+        if len(touched) == 1:
+            return touched.expand(shape_at(self.record, number)[0], -1, -1)
+        items = origin_of_items(self.record, number)
+        return None if items is None else touched[list(items)]
 
 
-def untouched_pixels(record: EditRecord, number: int, height: int, width: int, since: int = SOURCE) -> Tensor:
-    """(B, height, width) bool: the pixels that no edit after `since` up to `number` was allowed to touch, by its mask."""
-    return ~edited_pixels(record, number, height, width, since, number)
-
-
-def inside_pixels(
-    record: EditRecord, number: int, height: int, width: int, since: int, mask: Tensor | None
-) -> Tensor | None:
-    """(B, height, width) bool: what counts as edited at a step. None where a mask's items cannot be traced to its batch.
-
-    mask: that of a `Comparison`. since: the step that this one is compared with.
-    """
-    if mask is None:
-        return edited_pixels(record, number, height, width, since, last_alike(record, number))
-    touched = touched_cells(mask, height, width)[:, 0].cpu()
-    if len(touched) == 1:
-        return touched.expand(shape_at(record, number)[0], -1, -1)
-    items = origin_of_items(record, number)
-    return None if items is None else touched[list(items)]
+def untouched_pixels(record: EditRecord, number: int, height: int, width: int) -> Tensor:
+    """(B, height, width) bool: the pixels that no edit on the way to `number` was allowed to touch, by its mask."""
+    return ~EditedPixels(record).between(SOURCE, number, number, height, width)
 
 
 def spread_over_frames(per_item: Tensor, pictures: int) -> Tensor:

@@ -12,14 +12,14 @@ from ..cells import mask_to_cells
 from ..session.record import SOURCE, Edit, EditRecord
 from .comparison import (
     Comparison,
+    EditedPixels,
     first_comparable,
-    inside_pixels,
     items_of,
     origin_of_items,
     shape_at,
     spread_over_frames,
-    untouched_pixels,
 )
+from .comparison import untouched_pixels as untouched_pixels
 from .perceptual import PerceptualDistance
 from .similarity import MS_SSIM_SIDE, MS_SSIM_WINDOW, WINDOW, SimilarityMaps, colour_shift, masked_psnr
 from .spectrum import SpectrumCurve, fine_detail, radial_power
@@ -93,15 +93,15 @@ def measure(
     pictures: the decoded source and the decoded latent after every edit, each (B, H, W, 3) in 0..1, a video's frames as
     pictures of the batch; None measures latents only. after_each: called after every edit, for a progress bar.
     """
-    rows = []
+    rows, edited = [], EditedPixels(record)
     for edit in record.edits:
-        rows.append(_measure_edit(record, edit, pictures, comparison or Comparison()))
+        rows.append(_measure_edit(record, edit, pictures, comparison or Comparison(), edited))
         after_each()
     return rows
 
 
 def _measure_edit(
-    record: EditRecord, edit: Edit, pictures: Sequence[Tensor] | None, comparison: Comparison
+    record: EditRecord, edit: Edit, pictures: Sequence[Tensor] | None, comparison: Comparison, edited: EditedPixels
 ) -> EditDrift:
     before, after = record.samples_at(edit.parent), record.samples_at(edit.number)
     if edit.batch_origin is not None:
@@ -114,7 +114,7 @@ def _measure_edit(
         if reference is not None:
             since = SOURCE if comparison.reference is not None else first_comparable(record, edit.number)
             height, width = picture.shape[1:3]
-            untouched = untouched_pixels(record, edit.number, height, width, since)
+            untouched = ~edited.between(since, edit.number, edit.number, height, width)
             psnr = masked_psnr(picture, reference, spread_over_frames(untouched, len(picture)))
     return EditDrift(
         number=edit.number,
@@ -126,7 +126,7 @@ def _measure_edit(
         outside_mask_max_abs_latent_change=outside_mask_change(edit, before, after),
         untouched_psnr=psnr,
         fine_detail=detail,
-        total=measure_step(record, edit.number, pictures, comparison),
+        total=measure_step(record, edit.number, pictures, comparison, edited),
     )
 
 
@@ -147,15 +147,20 @@ def _largest_change(before: Tensor, after: Tensor, where: Tensor) -> float | Non
 
 
 def measure_step(
-    record: EditRecord, number: int, pictures: Sequence[Tensor] | None, comparison: Comparison
+    record: EditRecord,
+    number: int,
+    pictures: Sequence[Tensor] | None,
+    comparison: Comparison,
+    edited: EditedPixels | None = None,
 ) -> StepDrift:
     """How far one step is from the reference, or without one from the first step on the way to it that has its size.
 
-    pictures: as for `measure`.
+    pictures: as for `measure`. edited: the record's, where it is at hand.
     """
+    edited = edited or EditedPixels(record)
     first = first_comparable(record, number)
     reasons: dict[str, str] = {}
-    latent_change = _latent_change_outside(record, number, first, comparison.mask, reasons)
+    latent_change = _latent_change_outside(edited, number, first, comparison.mask, reasons)
     name = "source" if first == SOURCE else f"step {first}"
     name = name if comparison.reference is None else "reference"
     if pictures is None:
@@ -168,7 +173,7 @@ def measure_step(
         return StepDrift(name, latent_change_outside=latent_change, not_measured=reasons)
     since = first if comparison.reference is None else SOURCE
     height, width = picture.shape[1:3]
-    inside = inside_pixels(record, number, height, width, since, comparison.mask)
+    inside = edited.inside(number, height, width, since, comparison.mask)
     parts: dict[str, PartDrift | None] = {"inside": None, "outside": None}
     if inside is None:
         reasons["inside and outside"] = _UNTRACED_MASK
@@ -205,16 +210,17 @@ def _reference_for(
 
 
 def _latent_change_outside(
-    record: EditRecord, number: int, first: int, mask: Tensor | None, reasons: dict[str, str]
+    edited: EditedPixels, number: int, first: int, mask: Tensor | None, reasons: dict[str, str]
 ) -> float | None:
     """The largest change since step `first` of the cells of which nothing counts as edited."""
     if first == number != SOURCE:
         reasons["latent_change_outside"] = _NEW_BEGINNING
         return None
+    record = edited.record
     after, items = record.samples_at(number), origin_of_items(record, number, first)
     before = record.samples_at(first)[list(items or ())]
     height, width = after.shape[-2:]
-    inside = inside_pixels(record, number, height, width, first, mask)
+    inside = edited.inside(number, height, width, first, mask)
     change = None if inside is None else _largest_change(before, after, ~inside)
     if change is None:
         reasons["latent_change_outside"] = _UNTRACED_MASK if inside is None else "No cell is wholly outside."

@@ -103,7 +103,9 @@ def _means(maps: Sequence[Tensor], where: Tensor | None) -> Tensor | None:
     elsewhere = (~where)[:, None].float()
     sums, counts = [], []
     for values in maps:
-        inside = (functional.max_pool2d(elsewhere, WINDOW, stride=1) == 0).to(values.dtype)
+        # Rows, then columns: 22 comparisons for each pixel where the square at once takes 121.
+        reached = functional.max_pool2d(functional.max_pool2d(elsewhere, (WINDOW, 1), 1), (1, WINDOW), 1)
+        inside = (reached == 0).to(values.dtype)
         sums.append((values * inside).sum((-2, -1)))
         counts.append(inside.sum((-2, -1)))
         elsewhere = functional.max_pool2d(elsewhere, 2, ceil_mode=True)

@@ -2,9 +2,8 @@
 
 import torch
 from reedit.models.metrics.comparison import (
-    edited_pixels,
+    EditedPixels,
     first_comparable,
-    inside_pixels,
     items_of,
     last_alike,
     origin_of_items,
@@ -46,10 +45,12 @@ def test_all_steps_in_a_row_are_judged_over_what_is_edited_in_the_end():
     record = EditRecord(torch.zeros(1, 4, 4, 4))
     for number in range(3):
         record = edit(record, column(number))
-    assert [columns(inside_pixels(record, step, 4, 4, SOURCE, None)) for step in (0, 1, 3)] == [[[0, 1, 2]]] * 3
+    assert [columns(EditedPixels(record).inside(step, 4, 4, SOURCE, None)) for step in (0, 1, 3)] == [[[0, 1, 2]]] * 3
     branched = edit(record.at(1), column(3))  # column 0, then 3
-    assert columns(inside_pixels(branched, 1, 4, 4, SOURCE, None)) == [[0, 3]]
-    assert columns(inside_pixels(branched, 2, 4, 4, SOURCE, None)) == [[0, 1]]  # the other branch, by its own masks
+    assert columns(EditedPixels(branched).inside(1, 4, 4, SOURCE, None)) == [[0, 3]]
+    assert columns(EditedPixels(branched).inside(2, 4, 4, SOURCE, None)) == [
+        [0, 1]
+    ]  # the other branch, by its own masks
 
 
 def test_a_change_of_size_begins_a_new_comparison():
@@ -58,7 +59,7 @@ def test_a_change_of_size_begins_a_new_comparison():
     record = record.with_edit(torch.ones(1, 4, 4, 4), "as before", "a tool")
     assert [first_comparable(record, step) for step in range(5)] == [0, 0, 2, 2, 0]
     assert [last_alike(record, step) for step in range(5)] == [1, 1, 3, 3, 4]
-    assert torch.equal(untouched_pixels(record, 3, 8, 8, since=2)[0], ~torch.ones(8, 8).tril().bool())
+    assert torch.equal(EditedPixels(record).between(2, 3, 3, 8, 8)[0], torch.ones(8, 8).tril().bool())
 
 
 def test_items_are_followed_through_a_repeated_and_a_divided_batch():
@@ -71,8 +72,8 @@ def test_items_are_followed_through_a_repeated_and_a_divided_batch():
     record = record.with_edit(record.samples_at(3)[[3, 0, 2]], "three of four", "a tool")
     assert origin_of_items(record, 3) == (0, 1, 0, 1)
     assert origin_of_items(record, 4) == (1, 0, 0) and origin_of_items(record, 4, since=2) == (3, 0, 2)
-    assert columns(edited_pixels(record, 3, 4, 4, SOURCE, 3)) == [[0, 2], [1, 2], [0, 3], [1, 3]]
-    assert columns(edited_pixels(record, 4, 4, 4, SOURCE, 4)) == [[1, 3], [0, 2], [0, 3]]
+    assert columns(EditedPixels(record).between(SOURCE, 3, 3, 4, 4)) == [[0, 2], [1, 2], [0, 3], [1, 3]]
+    assert columns(EditedPixels(record).between(SOURCE, 4, 4, 4, 4)) == [[1, 3], [0, 2], [0, 3]]
     assert [first_comparable(record, step) for step in range(5)] == [0] * 5
     assert last_alike(record, 0) == 1 and last_alike(record, 2) == 3
 
@@ -81,16 +82,16 @@ def test_a_batch_of_unknown_origin_is_compared_with_nothing_before_it():
     record = edit(EditRecord(torch.randn(2, 4, 4, 4)), column(0))
     record = record.with_edit(torch.randn(3, 4, 4, 4), "another batch", "a tool", mask=column(1))
     assert origin_of_items(record, 2) is None and first_comparable(record, 2) == 2
-    assert edited_pixels(record, 2, 4, 4, SOURCE, 2).all()
+    assert EditedPixels(record).between(SOURCE, 2, 2, 4, 4).all()
     both = torch.cat([column(0), column(1)])
-    assert inside_pixels(record, 2, 4, 4, SOURCE, both) is None
-    assert columns(inside_pixels(record, 2, 4, 4, SOURCE, column(3))) == [[3]] * 3
+    assert EditedPixels(record).inside(2, 4, 4, SOURCE, both) is None
+    assert columns(EditedPixels(record).inside(2, 4, 4, SOURCE, column(3))) == [[3]] * 3
 
 
 def test_a_mask_of_the_sources_batch_follows_its_items():
     record = EditRecord(torch.randn(2, 4, 4, 4))
     record = record.with_edit(record.source[[1]], "the second", "a tool")
-    assert columns(inside_pixels(record, 1, 4, 4, SOURCE, torch.cat([column(0), column(2)]))) == [[2]]
+    assert columns(EditedPixels(record).inside(1, 4, 4, SOURCE, torch.cat([column(0), column(2)]))) == [[2]]
 
 
 def test_an_item_keeps_all_its_frames():

@@ -127,6 +127,9 @@ def test_after_a_change_of_size_comparison_begins_anew(session):
     assert math.isclose(right.total.inside.psnr, masked_psnr(pictures[4], pictures[3], (1 - half_mask(128)).bool()))
     names = [curve.name for curve in spectrum_curves(record, pictures, Comparison())]
     assert names == ["step 3", "step 4"]
+    # Against the original, all that was ever done counts: the edit that changed the size was allowed to touch everything.
+    against_original = measure_step(record, 4, pictures, Comparison(reference=pictures[3]))
+    assert against_original.outside is None and against_original.inside.share == 1.0
 
 
 def test_each_item_of_a_changed_batch_is_compared_with_its_own_source():
