@@ -97,11 +97,6 @@ def pictures_of(scenes: list[Scene]) -> Tensor:
     return torch.from_numpy(np.stack([draw(scene) for scene in scenes]))
 
 
-def never_edited(edits: list[PlannedEdit]) -> Tensor:
-    """(SIZE, SIZE) bool: the pixels in no edit's box."""
-    return torch.stack([edit.mask[0] for edit in edits]).amax(0) == 0
-
-
 def conditioning(clip: Any, texts: list[str]) -> list[list[Any]]:
     """One CONDITIONING whose batch holds a text for each scene."""
     each = [host.CLIPTextEncode().encode(clip, text)[0][0] for text in texts]
@@ -127,8 +122,10 @@ def our_way(models: Models, pictures: Tensor, edits: list[PlannedEdit]) -> dict[
     for edit in edits:
         if edit.tool == "paint":
             picture, latent = ReEditDecode.execute(latent, models.vae).result
+            painted = brush(edit, picture)
+            # Boxes are painted over again and again: so only what the paint changed is added.
             latent = ReEditMergePixels.execute(
-                latent, brush(edit, picture), models.vae, label="painted", mask=edit.mask
+                latent, painted, models.vae, mask=edit.mask, blend="difference", decoded=picture
             )[0]
             continue
         model, clip = models.of(edit.tool)

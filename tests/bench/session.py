@@ -13,13 +13,14 @@ from typing import Any
 import _host
 import numpy as np
 import torch
-from _chain import crop_and_stitch_way, load_models, never_edited, our_way, pictures_of, plan, round_trip_way
+from _chain import crop_and_stitch_way, load_models, our_way, pictures_of, plan, round_trip_way
 from _merge_time import measure as measure_merge_time
 from _real_size import sampling_step_seconds
 from _report import FOLDER, goal, write_report
 from PIL import Image
 from reedit.models.cells import touched_cells
-from reedit.models.metrics.drift import masked_psnr
+from reedit.models.metrics.comparison import untouched_pixels
+from reedit.models.metrics.similarity import masked_psnr
 from reedit.models.metrics.timeline import contact_strip
 from reedit.models.session.checkout import find_step
 from reedit.models.session.record import KEY, EditRecord, with_record
@@ -49,9 +50,10 @@ def chain_figures(seed: int, scenes: int, edits: int) -> tuple[dict[str, Any], d
     """The three ways side by side: what moved where no edit was allowed to act."""
     models = load_models(_host.WEIGHTS)
     drawn, planned = plan(seed, scenes, edits)
-    source, untouched = pictures_of(drawn), never_edited(planned)
-    encode, decode = models.vae.encode, models.vae.decode
+    source, encode, decode = pictures_of(drawn), models.vae.encode, models.vae.decode
     latent = our_way(models, source, planned)
+    # By the masks that the session noted: those of painted edits hold the cells beside the paint too.
+    (untouched, *_) = untouched_pixels(latent[KEY], latent[KEY].current, *source.shape[1:3])
     first, once = latent[KEY].source, decode(encode(source))
     ends = {
         "the latent is the document": decode(latent["samples"]),

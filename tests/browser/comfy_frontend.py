@@ -203,6 +203,20 @@ class ComfyFrontend:
     def nodes(self) -> list[dict[str, Any]]:
         return self.page.evaluate(_NODES)
 
+    def faults_of_layout(self) -> list[str]:
+        """In words, which nodes are smaller than what they show, and which lie on one another."""
+        nodes, faults = self.nodes(), []
+        for number, node in enumerate(nodes):
+            left, top, width, height = node["bounds"]
+            if node["size"][0] < node["least_size"][0] or node["size"][1] < node["least_size"][1]:
+                faults.append(f"{node['title']} is {node['size']} and needs {node['least_size']}")
+            for other in nodes[number + 1 :]:
+                x, y, across, down = other["bounds"]
+                apart = left + width <= x or x + across <= left or top + height <= y or y + down <= top
+                if not apart:
+                    faults.append(f"{node['title']} and {other['title']} lie on one another")
+        return faults
+
     def group_bounds(self, title: str) -> Bounds:
         return self.page.evaluate(
             "title => [...window.app.graph.groups.find((group) => group.title === title)._bounding]", title

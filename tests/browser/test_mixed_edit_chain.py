@@ -81,14 +81,7 @@ def test_the_page_names_the_missing_models_and_nothing_else(loaded):
 
 
 def test_no_node_lies_on_another_or_is_too_small(frontend, loaded):
-    nodes = frontend.nodes()
-    for number, node in enumerate(nodes):
-        left, top, width, height = node["bounds"]
-        assert node["size"][0] >= node["least_size"][0] and node["size"][1] >= node["least_size"][1], node
-        for other in nodes[number + 1 :]:
-            x, y, across, down = other["bounds"]
-            apart = left + width <= x or x + across <= left or top + height <= y or y + down <= top
-            assert apart, (node["title"], other["title"])
+    assert frontend.faults_of_layout() == []
 
 
 def test_help_pages_are_served(server):

@@ -17,6 +17,7 @@ from typing import Any
 from chain_builder import MODELS
 from edit_chain import our_chain
 from live_server import LiveServer
+from session_workflows import continue_tomorrow, paint_and_merge, undo_and_branch
 from workflow_writer import WorkflowWriter
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,9 @@ def saved(name: str, graph: Callable[..., WorkflowWriter], kinds: tuple[str, ...
 
 WORKFLOWS = {
     "mixed_edit_chain": saved("mixed_edit_chain", our_chain, ("instruct", "repaint", "vae")),
+    "undo_and_branch": saved("undo_and_branch", undo_and_branch, ("instruct", "repaint", "vae")),
+    "continue_tomorrow": saved("continue_tomorrow", continue_tomorrow, ("instruct", "vae")),
+    "paint_and_merge": saved("paint_and_merge", paint_and_merge, ("repaint", "vae")),
 }
 
 

@@ -60,6 +60,7 @@ class ChainEdit:
     box: Box
     after: Scene
     strokes: tuple[tuple[Box, str], ...] = ()
+    seed: int | None = None  # of a sampler; None: the number of the edit
 
     @property
     def prompt(self) -> str:
@@ -207,7 +208,7 @@ class ChainBuilder:
             decoded = add("ReEditDecode", (x, y), (270, 80), samples=latent, vae=self.vae)
             painted = self.paint(edit, decoded.out(0), mask, x + 330, y)
             inputs = {"samples": decoded.out(1), "pixels": painted, "vae": self.vae, "label": edit.label, "mask": mask}
-            return add("ReEditMergePixels", (x + 680, y), (400, 170), **inputs).out()
+            return add("ReEditMergePixels", (x + 680, y), (400, 330), **inputs).out()
         positive, negative = self.prompt(edit, x, y), self.negative[edit.tool]
         model = self.model[edit.tool]
         if edit.tool == "instruct":
@@ -216,5 +217,6 @@ class ChainBuilder:
             positive, negative, latent = (conditioning.out(slot) for slot in range(3))
         model = add("ReEditGradientMask", (x + 370, y + 300), (300, 100), model=model, mask=mask).out()
         sampling = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
-        sampled = self.sample(edit, index + 1, x + 720, y, **sampling)
+        seed = index + 1 if edit.seed is None else edit.seed
+        sampled = self.sample(edit, seed, x + 720, y, **sampling)
         return add("ReEditCommit", (x + 1060, y), (400, 130), samples=sampled, label=edit.label, mask=mask).out()

@@ -51,9 +51,8 @@ class LiveServer:
         return path
 
     def __enter__(self) -> LiveServer:
-        folders = [
-            word for kind in ("input", "output", "temp", "user") for word in (f"--{kind}-directory", self.folder(kind))
-        ]
+        folders = [word for kind in ("input", "output", "user") for word in (f"--{kind}-directory", self.folder(kind))]
+        folders += ["--temp-directory", self.scratch]  # in which the host makes a folder named temp
         command = [sys.executable, self.host / "main.py", "--cpu", "--disable-api-nodes", "--disable-auto-launch"]
         # Unasked, the database would stand in the host's own folder.
         command += ["--database-url", f"sqlite:///{(self.folder('user') / 'comfyui.db').as_posix()}"]

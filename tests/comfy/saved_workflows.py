@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chain_builder import DEMO_MODELS, MODELS
 from live_server import LiveServer
+
+FOLDER = Path(__file__).parents[2] / "workflows"
 
 # No tracking, no update check, no home folder: what comfy-cli writes stays in the scratch folder it is given.
 _QUIET = {"DO_NOT_TRACK": "1", "COMFY_NO_WATCH": "1"}
@@ -68,3 +71,14 @@ def run_workflow(workflow: Path, server: LiveServer) -> dict[str, Any]:
     events = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     (last,) = [event for event in events if event["type"] == "envelope"]
     return server.get(f"/history/{last['data']['prompt_id']}")[last["data"]["prompt_id"]]["outputs"]
+
+
+def run_shipped(name: str, server: LiveServer) -> dict[str, dict[str, Any]]:
+    """Run a shipped workflow with the demo's models. What each node showed, by its title or, where it has none, its type."""
+    workflow = FOLDER / f"{name}.json"
+    known = json.loads(workflow.read_text(encoding="utf-8"))
+    wanted = {model["name"] for model in known["models"]}
+    names = {entry["name"]: DEMO_MODELS[kind] for kind, entry in MODELS.items() if entry["name"] in wanted}
+    outputs = run_workflow(with_models(workflow, names, server), server)
+    titles = {str(node["id"]): node.get("title") or node["type"] for node in known["nodes"]}
+    return {titles[number]: shown for number, shown in outputs.items()}

@@ -16,7 +16,7 @@ Described = dict[str, dict[str, str]] | None
 _CIRCLE, _SQUARE = SOURCE.objects
 _PURPLE = replace(_CIRCLE, colour="purple")
 _CROSS = SceneObject("cross", "white", "small", 8.0, 10.0, 54.0)
-_YELLOW = SceneObject("triangle", "yellow", "small", 8.0, 10.0, 54.0)
+_YELLOW = SceneObject("square", "yellow", "small", 8.0, 10.0, 54.0)
 _GREEN = replace(_SQUARE, colour="green")
 
 
@@ -25,10 +25,11 @@ def _scene(*objects: SceneObject) -> Scene:
 
 
 PURPLE = ChainEdit("instruct", "make the circle purple", CIRCLE, _scene(_PURPLE, _SQUARE))
-CROSS = ChainEdit("repaint", "repaint: a white cross", BOTTOM_LEFT, _scene(_PURPLE, _SQUARE, _CROSS))
-TRIANGLE = ChainEdit("repaint", "repaint: a yellow triangle", BOTTOM_LEFT, _scene(_PURPLE, _SQUARE, _YELLOW))
+# Seeds with which the demo's small model does what it is asked to.
+CROSS = ChainEdit("repaint", "repaint: a white cross", BOTTOM_LEFT, _scene(_PURPLE, _SQUARE, _CROSS), seed=6)
+YELLOW = ChainEdit("repaint", "repaint: a yellow square", BOTTOM_LEFT, _scene(_PURPLE, _SQUARE, _YELLOW), seed=6)
 GREEN = ChainEdit("instruct", "make the square green", SQUARE, _scene(_PURPLE, _GREEN, _CROSS))
-PLATE = ChainEdit("paint", "paint a white plate", (4, 40, 16, 16), SOURCE, (((4, 40, 16, 16), "white"),))
+PLATE = ChainEdit("paint", "paint a white plate", (4, 48, 12, 12), SOURCE, (((4, 48, 12, 12), "white"),))
 
 
 def _show(build: ChainBuilder, latent: Link, title: str, x: float, y: float) -> Link:
@@ -49,10 +50,10 @@ def undo_and_branch(models: dict[str, str], described: Described = None) -> Work
     build.writer.group("3. undo", (x - 20, y - 70, 800, build.HEIGHT), "#a55")
     seen = _show(build, second, "with the cross", x, y)
     back = add("ReEditCheckout", (x + 440, y), (320, 130), "one edit back", samples=seen, edit="back 1").out()
-    branch = build.step(3, TRIANGLE, back)
+    branch = build.step(3, YELLOW, back)
     x, y = build.corner(4)
     build.writer.group("both branches", (x - 20, y - 70, 2280, 900), "#a55")
-    latent = _show(build, branch, "with the triangle", x, y)
+    latent = _show(build, branch, "with the yellow square", x, y)
     inputs = {"samples": latent, "filename": SESSION, "existing": "replace"}
     saved = add("ReEditSaveSession", (x, y + 530), (400, 230), "", **inputs).out()
     add("ReEditTimeline", (x + 450, y), (880, 800), "", samples=saved, vae=build.vae, columns=4)
@@ -87,7 +88,8 @@ def paint_and_merge(models: dict[str, str], described: Described = None) -> Work
     inputs = {"samples": decoded.out(1), "pixels": canvas.out(0), "decoded": decoded.out(0), "vae": build.vae}
     merged = add("ReEditMergePixels", (x + 1000, y), (400, 330), "", label="painted by hand", **inputs)
     add("MaskPreview", (x + 1000, y + 390), (400, 400), "what was found to be painted", mask=merged.out(1))
-    latent = build.step(2, replace(CROSS, after=_scene(_CIRCLE, _SQUARE, _CROSS)), merged.out(0))
+    finished = replace(YELLOW, after=_scene(_CIRCLE, _SQUARE, _YELLOW))
+    latent = build.step(2, finished, merged.out(0))
     x, y = build.corner(3)
     build.writer.group("what came of it", (x - 20, y - 70, 2280, 900), "#a55")
     latent = _show(build, latent, "painted and finished", x, y)

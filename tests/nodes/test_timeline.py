@@ -73,7 +73,7 @@ def test_timeline_and_drift_show_every_step(tiny_vae, edited, shown):
     assert pictures.shape == (2, 64, 64, 3) and sheet.ndim == 4
     assert torch.equal(pictures[1:], tiny_vae.decode(edited["samples"]))
     assert torch.equal(pictures[:1], tiny_vae.decode(observe(edited).source))
-    plot, report, _ = ReEditDriftMeter.execute(edited, tiny_vae).result
+    plot, report, *_ = ReEditDriftMeter.execute(edited, tiny_vae).result
     assert '"outside_mask_max_abs_latent_change": 0.0' in report and plot.ndim == 4
     assert len(shown) == 2 and shown[0] is sheet
 
