@@ -91,8 +91,9 @@ def followed_noise_mask(latent: dict[str, Any], before: Tensor) -> Tensor | None
     noise_mask, samples = latent.get("noise_mask"), latent["samples"]
     if noise_mask is None or not bool(noise_mask.any()):
         return None
+    height, width = samples.shape[-2:]
     try:
-        mask = check_mask(noise_mask, samples.shape[0], *samples.shape[-2:], name="noise_mask")
+        mask = check_mask(noise_mask, samples.shape[0], height, width, name="noise_mask")
     except ValueError:  # made for another picture
         return None
     outside = cells_of(mask, samples) == 0

@@ -19,7 +19,6 @@ from .comparison import (
     shape_at,
     spread_over_frames,
 )
-from .comparison import untouched_pixels as untouched_pixels
 from .perceptual import PerceptualDistance
 from .similarity import MS_SSIM_SIDE, MS_SSIM_WINDOW, WINDOW, SimilarityMaps, colour_shift, masked_psnr
 from .spectrum import SpectrumCurve, fine_detail, radial_power

@@ -35,7 +35,9 @@ def fine_detail(picture: Tensor) -> float:
 
 
 def radial_power(picture: Tensor) -> tuple[Tensor, Tensor]:
-    """The power spectrum averaged over rings of equal frequency: the curve of REED-VAE's Figure 3.
+    """The power spectrum averaged over rings of equal frequency, as REED-VAE draws one (arXiv 2504.18989, Figure 3).
+
+    How the paper averages and fades is not known to us.
 
     picture: (B, H, W, 3) in 0..1. Returns two (n,) tensors: the frequencies in cycles per pixel, up to Nyquist's 0.5, in
     steps of one cycle over the smaller side; and the mean power of each ring in (8-bit grey levels)², the mean of the batch,

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..session.record import SOURCE, EditRecord
-from .drift import masked_psnr, untouched_pixels
+from .comparison import untouched_pixels
+from .similarity import masked_psnr
 from .timeline_drawing import GROUND, TEXT, Step, draw_sheet
 from .timeline_thumbnail import dim, enlarge, make_thumbnail, outline_mask, to_image
 

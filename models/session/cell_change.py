@@ -56,7 +56,7 @@ def digest(samples: Tensor) -> str:
     """A fingerprint of a latent's bits, shape and dtype."""
     plain = samples.detach().to("cpu").contiguous()
     hashed = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
-    hashed.update(plain.reshape(-1).view(torch.uint8).numpy())
+    hashed.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()
 
 

@@ -176,9 +176,9 @@ def with_record(latent: Mapping[str, Any], record: EditRecord, samples: Tensor |
 
     samples: that latent, where it is at hand. The list of batch indices is left out where the batch has another length.
     """
-    before = latent.get("samples")
     if samples is None:
-        unchanged = before is not None and record.is_current(before)
-        samples = before if unchanged else record.samples_at(record.current)
+        at_hand: Tensor | None = latent.get("samples")
+        known = at_hand if at_hand is not None and record.is_current(at_hand) else None
+        samples = record.samples_at(record.current) if known is None else known
     kept = {key: value for key, value in latent.items() if key != "batch_index" or len(value) == samples.shape[0]}
     return {**kept, "samples": samples, KEY: record}
