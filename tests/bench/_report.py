@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 import platform
 from pathlib import Path
@@ -21,13 +22,22 @@ def goal(name: str, measured: float, comparison: str, wanted: float, unit: str, 
     return entry if met else {**entry, "why": why or "not looked into"}
 
 
+def _plain(value: Any) -> Any:
+    """A figure as JSON can say it: infinity, as of two equal pictures' PSNR, becomes a word."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return "infinite" if isinstance(value, float) and math.isinf(value) else value
+
+
 def write_report(name: str, seed: int, figures: dict[str, Any], goals: list[dict[str, Any]]) -> Path:
     """Write build/bench/NAME.json and print the goals. Goals that are not met stay in the list."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     report = {"name": name, "seed": seed, "versions": versions, "goals": goals, "figures": figures}
     file = FOLDER / f"{name}.json"
-    file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     for entry in goals:
         mark = "met    " if entry["met"] else "NOT MET"
         print(

@@ -81,6 +81,7 @@ def chain_figures(seed: int, scenes: int, edits: int) -> tuple[dict[str, Any], d
             **{
                 f"PSNR of {region} against {reference}, dB": masked_psnr(picture, known, where.expand(scenes, -1, -1))
                 for region, where in regions.items()
+                if where.any()
                 for reference, known in (("the source", source), ("one encode-decode", once))
             },
         }

@@ -164,7 +164,8 @@ class ChainBuilder:
             "CLIPTextEncode", (x, y), (330, 160), "", text=edit.prompt, clip=self.clip[edit.tool]
         ).out()
 
-    def sample(self, edit: ChainEdit, seed: int, x: float, y: float, **inputs: Any) -> Link:
+    def sample(self, edit: ChainEdit, number: int, x: float, y: float, **inputs: Any) -> Link:
+        seed = number if edit.seed is None else edit.seed
         return self.writer.add(
             "KSampler", (x, y), (290, 270), "", seed=seed, cfg=CFG[edit.tool], **SAMPLING, **inputs
         ).out()

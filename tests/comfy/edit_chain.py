@@ -45,7 +45,7 @@ def edits() -> list[ChainEdit]:
         ChainEdit("repaint", "repaint: a white cross", BOTTOM_LEFT, _scene(purple, orange, cross)),
         ChainEdit("instruct", "make the cross red", BOTTOM_LEFT, _scene(purple, orange, red_cross)),
         ChainEdit("instruct", "remove the circle", CIRCLE, _scene(orange, red_cross)),
-        ChainEdit("repaint", "repaint: a yellow square", BOTTOM_LEFT, _scene(orange, yellow)),
+        ChainEdit("repaint", "repaint: a yellow square", BOTTOM_LEFT, _scene(orange, yellow), seed=11),
         ChainEdit("instruct", "make the triangle blue", SQUARE, _scene(replace(orange, colour="blue"), yellow)),
     ]
 
@@ -98,9 +98,8 @@ def round_trip_chain(models: dict[str, str]) -> WorkflowWriter:
                 positive, negative = conditioning.out(0), conditioning.out(1)
             masked = add("SetLatentNoiseMask", samples=latent, mask=mask).out()
             model = build.model[edit.tool]
-            sampled = build.sample(
-                edit, index + 1, 0, 0, model=model, positive=positive, negative=negative, latent_image=masked
-            )
+            inputs = {"model": model, "positive": positive, "negative": negative, "latent_image": masked}
+            sampled = build.sample(edit, index + 1, 0, 0, **inputs)
             picture = add("VAEDecode", samples=sampled, vae=build.vae).out()
         latent = add("VAEEncode", pixels=picture, vae=build.vae).out()
         add("SaveImage", images=picture, filename_prefix=f"round_trip/after_{index + 1:02d}")

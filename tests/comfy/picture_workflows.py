@@ -1,4 +1,4 @@
-"""Makes the thumbnails of the workflows about sessions: runs each with the demo's models and keeps its timeline.
+"""Makes the thumbnails of the workflows: runs each with the demo's models and keeps its timeline.
 
 `python tests/comfy/picture_workflows.py` with the environment's Python and COMFYUI_PATH set.
 """
@@ -16,11 +16,8 @@ from live_server import LiveServer
 from PIL import Image
 from saved_workflows import FOLDER, run_shipped
 
-NAMES = (
-    "undo_and_branch",
-    "continue_tomorrow",
-    "paint_and_merge",
-)  # in this order: the second opens what the first saved
+# In this order: "continue_tomorrow" opens what the one before it saved.
+NAMES = ("mixed_edit_chain", "undo_and_branch", "continue_tomorrow", "paint_and_merge")
 LARGEST = 900  # pixels
 
 

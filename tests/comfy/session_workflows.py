@@ -82,7 +82,9 @@ def paint_and_merge(models: dict[str, str], described: Described = None) -> Work
     latent = build.encode()
     latent = build.step(0, PLATE, latent)
     x, y = build.corner(1)
-    build.writer.group("2. your own brush: paint here and run again", (x - 20, y - 70, build.WIDTH, build.HEIGHT), "#b58b2a")
+    build.writer.group(
+        "2. your own brush: paint here and run again", (x - 20, y - 70, build.WIDTH, build.HEIGHT), "#b58b2a"
+    )
     decoded = add("ReEditDecode", (x, y), (270, 80), samples=latent, vae=build.vae)
     canvas = add("Painter", (x + 330, y), (620, 600), "", image=decoded.out(0), mask="", width=512, height=512)
     inputs = {"samples": decoded.out(1), "pixels": canvas.out(0), "decoded": decoded.out(0), "vae": build.vae}
