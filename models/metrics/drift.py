@@ -65,8 +65,7 @@ class EditDrift:
 
     changed_cells: share of cells that differ at all. outside_mask_max_abs_latent_change: the largest change where the
     mask is zero. untouched_psnr: dB, against what `total` is compared with, over the pixels that no edit so far was allowed
-    to touch. fine_detail: see there. total: all edits up to this
-    one together.
+    to touch. fine_detail: see there. total: all edits up to this one together.
     """
 
     number: int
