@@ -66,6 +66,11 @@ _SHOWN_PICTURES = """(id) => {
   const pictures = window.app.graph.getNodeById(id).imgs
   return pictures?.length && pictures.every((one) => one.complete) ? pictures : null
 }"""
+_DROP = """([name, bytes]) => {
+  const carried = new DataTransfer()
+  carried.items.add(new File([new Uint8Array(bytes)], name))
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true }))
+}"""
 _NODES = """() => window.app.graph.nodes.map((node) => ({
   id: Number(node.id),
   type: node.type,
@@ -168,6 +173,11 @@ class ComfyFrontend:
         """Click a template in the open template browser, and wait until that many nodes stand in the graph."""
         self.page.get_by_test_id(f"template-workflow-{name}").click()
         self.page.get_by_role("dialog").wait_for(state="hidden")
+        self.page.wait_for_function("count => window.app.graph.nodes.length === count", arg=nodes)
+
+    def drop(self, file: Path, nodes: int) -> None:
+        """Drop a file on the page, and wait until that many nodes stand in the graph."""
+        self.page.evaluate(_DROP, [file.name, list(file.read_bytes())])
         self.page.wait_for_function("count => window.app.graph.nodes.length === count", arg=nodes)
 
     def read_errors(self) -> dict[str, str]:
