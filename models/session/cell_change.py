@@ -32,6 +32,7 @@ class CellChange:
 
     @property
     def nbytes(self) -> int:
+        """The memory that the stored cells and their places take."""
         return self.values.nbytes + (0 if self.index is None else self.index.nbytes)
 
 

@@ -26,6 +26,7 @@ class Window:
 
     @property
     def area(self) -> int:
+        """In cells."""
         return (self.bottom - self.top) * (self.right - self.left)
 
     def cells(self, latent: Tensor) -> Tensor:

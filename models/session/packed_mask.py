@@ -23,6 +23,7 @@ class PackedMask:
 
     @property
     def nbytes(self) -> int:
+        """The memory that the mask takes, packed."""
         return len(self.data)
 
 

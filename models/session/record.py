@@ -53,6 +53,7 @@ class Edit:
 
     @property
     def nbytes(self) -> int:
+        """The memory that the edit's cells and mask take."""
         return self.change.nbytes + (0 if self.packed_mask is None else self.packed_mask.nbytes)
 
 
