@@ -1,12 +1,14 @@
 """For each line that it is sent: forks a process that saves two sessions to one file by turns, until it is killed.
 
-Started by test_storage.py. Prints the two sessions' digests, then of each process its number, and "killed" once it is.
+Started by test_storage.py. Prints how many seconds it takes to save both and the sessions' digests, then of each process
+its number, and "killed" once it is.
 """
 
 import importlib.util
 import itertools
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -29,7 +31,10 @@ for seed in (1, 2):
     for _ in range(4):
         record = record.with_edit(torch.randn(1, 16, 64, 64, generator=generator), "edit", "t")
     sessions.append(with_record({}, record))
-print(*(latent["reedit"].current_digest for latent in sessions), flush=True)
+started = time.monotonic()
+for latent in sessions:
+    save_session(Path(sys.argv[1]), latent)
+print(time.monotonic() - started, *(latent["reedit"].current_digest for latent in sessions), flush=True)
 for _ in sys.stdin:
     child = os.fork()
     if child == 0:
