@@ -72,6 +72,11 @@ def touched_cells(mask: Tensor, height: int, width: int) -> Tensor:
     return functional.adaptive_max_pool2d(mask[:, None].float(), (height, width)) > 0
 
 
+def mask_like_samples(mask: Tensor, samples: Tensor) -> Tensor:
+    """A (B, H, W) mask averaged over the cells of a latent, on its device and with its dimensions. Exactly 0 outside."""
+    return like_samples(mask_to_cells(mask, *samples.shape[-2:]), samples)
+
+
 def like_samples(cells: Tensor, samples: Tensor) -> Tensor:
     """(B, 1, H, W) cells on the device of a latent, with a time dimension where the latent has one."""
     cells = cells.to(samples.device)

@@ -20,9 +20,9 @@ from .vae_checks import check_latent_fits, check_picture, pixels_per_cell
 WEIGHT_FILES = (".safetensors", ".sft")  # nothing is ever unpickled
 
 
-def build_host_vae(weights: dict[str, Tensor], config: KLConfig) -> comfy.sd.VAE:
-    """The host's own VAE object around an autoencoder of any size, so that its nodes and its memory management take it."""
-    architecture = {
+def host_architecture(config: KLConfig) -> dict[str, Any]:
+    """An autoencoder's sizes, as the host's KL autoencoder is told them."""
+    return {
         "double_z": True,
         "z_channels": config.latent_channels,
         "resolution": 256,
@@ -35,6 +35,11 @@ def build_host_vae(weights: dict[str, Tensor], config: KLConfig) -> comfy.sd.VAE
         "attn_resolutions": [256 // 2**level for level in config.attention_levels],
         "dropout": 0.0,
     }
+
+
+def build_host_vae(weights: dict[str, Tensor], config: KLConfig) -> comfy.sd.VAE:
+    """The host's own VAE object around an autoencoder of any size, so that its nodes and its memory management take it."""
+    architecture = host_architecture(config)
     vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": architecture, "embed_dim": config.latent_channels}})
     vae.latent_channels = config.latent_channels
     vae.downscale_ratio = vae.upscale_ratio = config.ratio

@@ -148,8 +148,6 @@ def check_inputs(latent: Tensor, pixels: Tensor, vae: Any, decoded: Tensor | Non
         if picture is None:
             continue
         colours = check_picture(picture, name)
-        if not bool(picture.isfinite().all()):
-            raise ValueError(f"{name} holds NaN or infinite values in its alpha channel. The node before it failed.")
         count, its_height, its_width = colours.shape[:3]
         if (count, its_height, its_width) == (latent.shape[0], height, width):
             continue

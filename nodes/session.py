@@ -8,7 +8,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..models.cells import check_mask, like_samples, mask_to_cells
+from ..models.cells import check_mask, mask_like_samples
 from ..models.diffusion.gradient_mask import keep_outside as put_back_outside
 from ..models.session.checkout import find_step
 from ..models.session.record import SOURCE, observe, read_record, with_record
@@ -70,17 +70,12 @@ class ReEditCommit(io.ComfyNode):
         if before.shape == latent.shape:
             mask = followed_noise_mask(samples, before) if mask is None else mask
             if mask is not None and keep_outside:
-                latent = put_back_outside(latent, before, cells_of(mask, latent))
+                latent = put_back_outside(latent, before, mask_like_samples(mask, latent))
         told = cls.hidden  # None where another program calls the node outside a graph
         producer, parameters = producer_of(told and told.prompt, told and told.unique_id, "samples")
         tool = tool or producer
         record = record.with_edit(latent, label or tool, tool, parameters, mask)
         return io.NodeOutput(with_record(samples, record, latent))
-
-
-def cells_of(mask: Tensor, samples: Tensor) -> Tensor:
-    """A checked mask (B, H, W) on the grid and the device of a latent; exactly 0 outside."""
-    return like_samples(mask_to_cells(mask, *samples.shape[-2:]), samples)
 
 
 def followed_noise_mask(latent: dict[str, Any], before: Tensor) -> Tensor | None:
@@ -96,7 +91,7 @@ def followed_noise_mask(latent: dict[str, Any], before: Tensor) -> Tensor | None
         mask = check_mask(noise_mask, samples.shape[0], height, width, name="noise_mask")
     except ValueError:  # made for another picture
         return None
-    outside = cells_of(mask, samples) == 0
+    outside = mask_like_samples(mask, samples) == 0
     moved = (samples - before.to(samples)).abs() * outside
     return mask if float(moved.max()) <= ROUNDING else None
 

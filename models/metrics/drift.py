@@ -130,9 +130,10 @@ def _measure_edit(
 
 def outside_mask_change(edit: Edit, before: Tensor, after: Tensor) -> float | None:
     """The largest absolute change of a latent in the cells where the edit's mask is zero; None without such cells."""
-    if edit.mask is None or before.shape != after.shape:
+    mask = edit.mask
+    if mask is None or before.shape != after.shape:
         return None
-    cells = mask_to_cells(edit.mask, *before.shape[-2:]).to(before.device)
+    cells = mask_to_cells(mask, *before.shape[-2:]).to(before.device)
     return _largest_change(before, after, (cells == 0)[:, 0])
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..session.record import SOURCE, EditRecord
-from .comparison import untouched_pixels
+from .comparison import EditedPixels, shape_at
 from .similarity import masked_psnr
 from .timeline_drawing import GROUND, TEXT, Step, draw_sheet
 from .timeline_thumbnail import dim, enlarge, make_thumbnail, outline_mask, to_image
@@ -36,7 +36,7 @@ def session_sheet(
     row. thumbnail: the longer side of a picture on the sheet, in pixels. faithful: whether the pictures come from the real
     decoder, so that a PSNR between them says something.
     """
-    path = record.path_to(record.current)
+    path, edited = record.path_to(record.current), EditedPixels(record)
     steps = []
     for number, picture in enumerate(pictures):
         image = make_thumbnail(picture[0], thumbnail)
@@ -47,14 +47,23 @@ def session_sheet(
             image = outline_mask(image, mask[0])
         if number not in path:
             image = dim(image, GROUND, _DIMMED)
-        steps.append(Step(number, title, describe_step(record, number, pictures, faithful), image))
+        steps.append(Step(number, title, describe_step(record, number, pictures, faithful, edited), image))
     sheet = draw_sheet(steps, [edit.parent for edit in record.edits], record.current, columns, thumbnail // 17)
     return _to_tensor(sheet)
 
 
-def describe_step(record: EditRecord, number: int, pictures: Sequence[Tensor], faithful: bool) -> tuple[str, ...]:
-    """The lines under a step's title: its tool and batch, how much changed, and how well the rest was kept."""
-    batch = len(record.samples_at(number))
+def describe_step(
+    record: EditRecord,
+    number: int,
+    pictures: Sequence[Tensor],
+    faithful: bool,
+    edited: EditedPixels | None = None,
+) -> tuple[str, ...]:
+    """The lines under a step's title: its tool and batch, how much changed, and how well the rest was kept.
+
+    edited: the record's, where it is at hand: each mask is then unpacked once for all steps.
+    """
+    batch = shape_at(record, number)[0]
     notes = [f"1 of {batch}"] if batch > 1 else []
     if number == SOURCE:
         return tuple(notes)
@@ -64,7 +73,7 @@ def describe_step(record: EditRecord, number: int, pictures: Sequence[Tensor], f
     lines = [" · ".join(notes)] if notes else []
     if pictures[number].shape[1:] != pictures[edit.parent].shape[1:]:
         return (*lines, "another size")
-    psnr = untouched_psnr(record, number, pictures) if faithful else None
+    psnr = untouched_psnr(record, number, pictures, edited or EditedPixels(record)) if faithful else None
     kept = [] if psnr is None else ["rest identical" if math.isinf(psnr) else f"rest {psnr:.1f} dB"]
     return (*lines, " · ".join([f"{share_text(edit.changed_cells)} changed", *kept]))
 
@@ -77,7 +86,7 @@ def share_text(share: float) -> str:
     return f"{min(max(percent, 0.1), 99.9):.1f} %" if percent < 10 or percent >= 99.5 else f"{percent:.0f} %"
 
 
-def untouched_psnr(record: EditRecord, number: int, pictures: Sequence[Tensor]) -> float | None:
+def untouched_psnr(record: EditRecord, number: int, pictures: Sequence[Tensor], edited: EditedPixels) -> float | None:
     """PSNR in dB of a step's first picture against the source's, where no edit up to it was allowed to act.
 
     None where there are no such pixels, where the size is another, and where the batch was taken apart or repeated, so that
@@ -87,7 +96,8 @@ def untouched_psnr(record: EditRecord, number: int, pictures: Sequence[Tensor]) 
     rearranged = any(record.edit(step).batch_origin is not None for step in record.path_to(number)[1:])
     if rearranged or picture.shape != source.shape:
         return None
-    where = untouched_pixels(record, number, *picture.shape[1:3])
+    height, width = picture.shape[1:3]
+    where = ~edited.between(SOURCE, number, number, height, width)
     return masked_psnr(picture[:1], source[:1], where[:1])
 
 

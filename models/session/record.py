@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -69,7 +69,7 @@ class EditRecord:
     source_encoded_pixels: int = 0
     edits: tuple[Edit, ...] = ()
     current: int = SOURCE
-    current_digest: str = field(default="")
+    current_digest: str = ""
 
     def __post_init__(self) -> None:
         if not self.current_digest:

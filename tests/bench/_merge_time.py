@@ -15,7 +15,7 @@ import torch
 from _report import goal
 from reedit.models.autoencoders.kl_layout import KLConfig
 from reedit.models.session.record import KEY
-from reedit.nodes.autoencoders import build_host_vae, load_kl_vae
+from reedit.nodes.autoencoders import build_host_vae, host_architecture, load_kl_vae
 from reedit.nodes.merge_pixels import ReEditMergePixels, encoder_context
 from reedit.nodes.vae_checks import pixels_per_cell
 from torch import Tensor
@@ -29,19 +29,9 @@ SD15 = KLConfig(width=128, multipliers=(1, 2, 4, 4), blocks=2, latent_channels=4
 def real_size_vae(seed: int) -> Any:
     """A VAE of SD1.5's size with random weights, scaled so that values keep their size from layer to layer."""
     with torch.device("meta"):
-        layout = {
-            "double_z": True,
-            "z_channels": SD15.latent_channels,
-            "resolution": 256,
-            "in_channels": 3,
-            "out_ch": 3,
-            "ch": SD15.width,
-            "ch_mult": list(SD15.multipliers),
-            "num_res_blocks": SD15.blocks,
-            "attn_resolutions": [],
-            "dropout": 0.0,
-        }
-        model = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=layout, embed_dim=SD15.latent_channels)
+        model = comfy.ldm.models.autoencoder.AutoencoderKL(
+            ddconfig=host_architecture(SD15), embed_dim=SD15.latent_channels
+        )
     generator = torch.Generator().manual_seed(seed)
 
     def value(name: str, tensor: Tensor) -> Tensor:

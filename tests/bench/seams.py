@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from _report import FOLDER, goal, write_report
 from _seam_cases import SIDE, Case, drawings, measure_seam, paint_on, paints, photographs, psnr, shapes
-from PIL import Image
 from reedit.models.metrics.timeline import contact_strip
+from reedit.models.metrics.timeline_thumbnail import to_image
 from reedit.models.session.merge import LEAST_SIDE, find_windows, merge_weights, merge_window, put_window
 from reedit.nodes.autoencoders import load_kl_vae
 from reedit.nodes.merge_pixels import encoder_context
@@ -174,7 +174,7 @@ def draw_sheet(vae: Any, pictures: dict[str, Tensor]) -> None:
             shown += [ends[name][0, 24:88, 32:96].repeat_interleave(3, 0).repeat_interleave(3, 1) for name in kept]
             labels += [f"{family}, {paint}", *kept[1:]]
     sheet = contact_strip(shown, labels, len(kept))
-    Image.fromarray((sheet.numpy() * 255).round().astype(np.uint8)).save(FOLDER / "seams.png")
+    to_image(sheet).save(FOLDER / "seams.png")
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ from _chain import crop_and_stitch_way, load_models, our_way, pictures_of, plan,
 from _merge_time import measure as measure_merge_time
 from _real_size import sampling_step_seconds
 from _report import FOLDER, goal, write_report
-from PIL import Image
 from reedit.models.cells import touched_cells
 from reedit.models.metrics.comparison import untouched_pixels
 from reedit.models.metrics.similarity import masked_psnr
 from reedit.models.metrics.timeline import contact_strip
+from reedit.models.metrics.timeline_thumbnail import to_image
 from reedit.models.session.checkout import find_step
 from reedit.models.session.record import KEY, EditRecord, with_record
 from scipy import ndimage
@@ -29,6 +29,7 @@ from torch import Tensor
 
 SHOWN = 5  # scenes in the picture
 BORDER = 8  # pixels
+RATIO = 8  # pixels to a cell, of the two sizes whose history is timed
 
 
 def median_seconds(work: Callable[[], Any], repeats: int = 15) -> float:
@@ -94,10 +95,10 @@ def session_of(samples: Tensor, edits: int) -> EditRecord:
     height, width = samples.shape[-2:]
     side = round((height * width / 10) ** 0.5)
     for number in range(edits):
-        samples, mask = samples.clone(), torch.zeros(1, height * 8, width * 8)
+        samples, mask = samples.clone(), torch.zeros(1, height * RATIO, width * RATIO)
         top, left = generator.integers(0, height - side), generator.integers(0, width - side)
         samples[..., top : top + side, left : left + side] += 1.0
-        mask[:, top * 8 : (top + side) * 8, left * 8 : (left + side) * 8] = 1.0
+        mask[:, top * RATIO : (top + side) * RATIO, left * RATIO : (left + side) * RATIO] = 1.0
         record = record.with_edit(samples, f"edit {number + 1}", "KSampler", {"seed": number}, mask)
     return record
 
@@ -109,7 +110,7 @@ def history_figures(edits: int) -> dict[str, Any]:
     for name, shape in {"512×512, 4 channels": (1, 4, 64, 64), "1024×1024, 16 channels": (1, 16, 128, 128)}.items():
         record = session_of(torch.randn(shape), edits)
         latent = with_record({}, record)
-        after, mask = latent["samples"].clone(), torch.zeros(1, shape[-2] * 8, shape[-1] * 8)
+        after, mask = latent["samples"].clone(), torch.zeros(1, shape[-2] * RATIO, shape[-1] * RATIO)
         after[..., : shape[-2] // 3, : shape[-1] // 3] += 1.0
         mask[:, : mask.shape[1] // 3, : mask.shape[2] // 3] = 1.0
 
@@ -132,7 +133,7 @@ def history_figures(edits: int) -> dict[str, Any]:
 def draw(pictures: dict[str, Tensor]) -> None:
     labels = [name for name in pictures for _ in range(SHOWN)]
     sheet = contact_strip([picture for batch in pictures.values() for picture in batch[:SHOWN]], labels, SHOWN)
-    Image.fromarray((sheet.numpy() * 255).round().astype(np.uint8)).save(FOLDER / "session.png")
+    to_image(sheet).save(FOLDER / "session.png")
 
 
 def main() -> None:

@@ -17,19 +17,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from chain_builder import DEMO_MODELS, MODELS, PICTURE, SIZE, TOOLS, ChainEdit, box_mask
+from chain_builder import DEMO_MODELS, PICTURE, SIZE, TOOLS, ChainEdit, box_mask
 from edit_chain import edits, round_trip_chain, truth
 from live_server import LiveServer
 from PIL import Image
 from safetensors.numpy import load_file
-from saved_workflows import run_workflow, with_models
+from saved_workflows import run_shipped
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
 
 from models.metrics.timeline import contact_strip
 
-WORKFLOW = ROOT / "workflows" / "mixed_edit_chain.json"
 PIXELS = SIZE * SIZE
 
 
@@ -64,21 +63,14 @@ def entry(edit: ChainEdit, change: float, picture: np.ndarray, encoded_pixels: i
 
 def run_ours(server: LiveServer) -> tuple[list[dict[str, Any]], list[np.ndarray], Path]:
     """Run the shipped workflow. Returns an entry and a picture for each edit, and the final picture's file."""
-    swapped = {MODELS[kind]["name"]: DEMO_MODELS[kind] for kind in MODELS}
-    outputs = run_workflow(with_models(WORKFLOW, swapped, server), server)
-    nodes = json.loads(WORKFLOW.read_text(encoding="utf-8"))["nodes"]
-
-    def shown(title: str) -> dict[str, Any]:
-        (number,) = [str(node["id"]) for node in nodes if title in (node.get("title"), node["type"])]
-        return outputs[number]
-
-    drift = json.loads(shown("ReEditDriftMeter")["text"][0])
-    steps = [open_picture(server.output_file(image)) for image in shown("every step")["images"]]
+    shown = run_shipped("mixed_edit_chain", server)
+    drift = json.loads(shown["ReEditDriftMeter"]["text"][0])
+    steps = [open_picture(server.output_file(image)) for image in shown["every step"]["images"]]
     rows = [
         entry(edit, row["outside_mask_max_abs_latent_change"], picture, row["encoded_pixels"])
         for edit, row, picture in zip(edits(), drift, steps[1:], strict=True)
     ]
-    return rows, steps[1:], server.output_file(shown("the picture now")["images"][0])
+    return rows, steps[1:], server.output_file(shown["the picture now"]["images"][0])
 
 
 def run_round_trip(server: LiveServer) -> tuple[list[dict[str, Any]], list[np.ndarray]]:

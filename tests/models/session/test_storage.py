@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_sessions import latent_trees, same_bits
 from reedit.models.session import storage
 from reedit.models.session.record import KEY, EditRecord, observe, with_record
 from reedit.models.session.storage import SUFFIX, fingerprint, load_session, save_session
@@ -18,12 +19,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 SAVER = Path(__file__).with_name("save_again_and_again.py")
-
-
-def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
 def assert_same_session(one: EditRecord, other: EditRecord) -> None:
@@ -43,35 +38,15 @@ def assert_same_session(one: EditRecord, other: EditRecord) -> None:
 
 @st.composite
 def sessions(draw):
-    """A LATENT with a random tree of edits of any rank, batch, channels and dtype, as foreign and own nodes leave it."""
-    dtype = draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]))
-    shape = [draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 5)), draw(st.integers(1, 5))]
-    if draw(st.booleans()):
-        shape.insert(2, draw(st.integers(1, 3)))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-
-    def noise(size):
-        return torch.randn(size, generator=generator).to(dtype)
-
-    record = EditRecord(noise(shape), draw(st.integers(0, 10**9)))
-    for _ in range(draw(st.integers(0, 5))):
-        record = record.at(draw(st.integers(0, len(record.edits))))
-        after, mask = record.samples_at(record.current), None
-        kind = draw(st.sampled_from(["cells", "all", "nothing", "repeat", "resize"]))
-        if kind == "cells":
-            after[torch.rand(after.shape, generator=generator) < 0.2] = draw(st.sampled_from([-0.0, 1.5]))
-            mask = draw(st.sampled_from([None, torch.rand(1, 7, 7, generator=generator)]))
-        elif kind == "all":
-            after = noise(after.shape)
-        elif kind == "repeat" and after.shape[0] < 4:
-            after = after.repeat(2, *[1] * (after.ndim - 1))
-        elif kind == "resize":
-            after = after.repeat_interleave(2, -1)
-        values = st.one_of(st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.text(max_size=9))
+    """A LATENT with a random tree of edits, as foreign and own nodes leave it."""
+    latents, parents = draw(latent_trees())
+    record = EditRecord(latents[0], draw(st.integers(0, 10**9)))
+    values = st.one_of(st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.text(max_size=9))
+    for parent, after in zip(parents[1:], latents[1:], strict=True):
         parameters = draw(st.dictionaries(st.text(max_size=9), values, max_size=3))
-        record = record.with_edit(
-            after, draw(st.text(max_size=12)), "a tool", parameters, mask, draw(st.integers(0, 99))
-        )
+        mask, pixels = draw(st.sampled_from([None, torch.rand(1, 7, 7)])), draw(st.integers(0, 99))
+        record = record.at(parent).with_edit(after, draw(st.text(max_size=12)), "a tool", parameters, mask, pixels)
+    record = record.at(draw(st.integers(0, len(record.edits))))
     samples = record.samples_at(record.current)
     extras = {"batch_index": list(range(samples.shape[0])), "type": "image", "noise_mask": torch.rand(1, 1, 8, 8)}
     return with_record(draw(st.sampled_from([{}, extras])), record)
