@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from reedit.models.metrics.timeline_layout import Box, connect_steps, place_steps
 from scipy import ndimage
@@ -40,6 +40,11 @@ def boxes_of(places):
         left, top = GAP + place.column * (WIDTH + GAP), GAP + place.row * (HEIGHT + CAPTION + GAP)
         boxes[number] = Box(left, top, left + WIDTH - number % 4, top + HEIGHT)
     return boxes
+
+
+def shape_of(boxes):
+    """The sheet's: with the whole of its last column, also where only narrow pictures stand there."""
+    return (max(box.bottom for box in boxes.values()) + GAP, max(box.left for box in boxes.values()) + WIDTH + GAP)
 
 
 def connectors_of(parents, places):
@@ -91,7 +96,7 @@ def test_no_line_crosses_a_thumbnail_its_caption_or_the_line_of_another_parent(s
     parents, current, columns = session
     places = place_steps(parents, current, columns)
     boxes = boxes_of(places)
-    shape = (max(box.bottom for box in boxes.values()) + GAP, max(box.right for box in boxes.values()) + GAP)
+    shape = shape_of(boxes)
     covered = np.zeros(shape, int)
     for box in boxes.values():
         covered[box.top : box.bottom, box.left : box.right] += 1
@@ -105,11 +110,12 @@ def test_no_line_crosses_a_thumbnail_its_caption_or_the_line_of_another_parent(s
 
 
 @given(sessions())
+@example((chain(4), 0, 4))  # the last column holds one narrow picture
 def test_lines_lead_from_each_parent_to_each_of_its_children(session):
     parents, current, columns = session
     places = place_steps(parents, current, columns)
     boxes, connectors = boxes_of(places), connectors_of(parents, places)
-    shape = (max(box.bottom for box in boxes.values()) + GAP, max(box.right for box in boxes.values()) + GAP)
+    shape = shape_of(boxes)
     for child, parent in enumerate(parents, start=1):
         ours = {one.kind: one for one in connectors if one.child == child}
         assert all(one.parent == parent for one in ours.values())
