@@ -1,0 +1,118 @@
+"""What an inversion leaves behind: the latent at every noise level, and how exact each step is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .fixed_point import Residual
+from .inversion_schedule import described
+
+ROUNDING = 2.0**-23  # float32's
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """What two models have in common that can go on with each other's noisy latents, in the host's own names."""
+
+    latent_format: str
+    sampling: str
+    channels: int
+
+    def __str__(self) -> str:
+        return f"{self.latent_format} latents of {self.channels} channels, {self.sampling} sampling"
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """How an inversion was made. method: its name. calls: for the whole inversion of a sample, None without a limit."""
+
+    method: str = "anderson"
+    iterations: int = 20
+    tolerance: float = 1e-5
+    calls: int | None = None
+    cfg: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
+class Trajectory:
+    """sigmas: (N + 1,), rising. states: (N + 1, B, C, [T,] H, W) float32 on the CPU, in the model's own scale.
+
+    residuals[step][sample]: those of the step's iterates, in the order of the model calls. states[step + 1] is one update
+    beyond the last of them, or the best of them (fixed_point.Solution).
+    """
+
+    sigmas: Tensor
+    states: Tensor
+    residuals: tuple[tuple[tuple[Residual, ...], ...], ...]
+    space: LatentSpace
+    settings: InversionSettings = field(default_factory=InversionSettings)
+
+    @property
+    def steps(self) -> int:
+        return len(self.residuals)
+
+    @property
+    def batch(self) -> int:
+        return self.states.shape[1]
+
+    def calls(self, step: int) -> int:
+        """How often the model was called in a step, for all samples at once."""
+        return max(len(history) for history in self.residuals[step])
+
+    @property
+    def total_calls(self) -> int:
+        return sum(self.calls(step) for step in range(self.steps))
+
+    def remaining(self, step: int, sample: int) -> Residual:
+        """The best residual that was seen in a step."""
+        return min(self.residuals[step][sample], key=lambda residual: residual.absolute)
+
+    def converged(self, step: int, sample: int) -> bool:
+        """Whether a step's residual came within the tolerance; with tolerance 0, down to float32's rounding."""
+        return self.remaining(step, sample).relative <= max(self.settings.tolerance, 4 * ROUNDING)
+
+    def open_steps(self) -> list[int]:
+        """The steps at which not every sample has converged."""
+        return [step for step in range(self.steps) if not all(self.converged(step, s) for s in range(self.batch))]
+
+    def predicted_error(self, sample: int) -> float:
+        """Relative error, root mean square, of the latent that the same steps, sampled, will bring back.
+
+        An Euler step from the found x leaves out exactly x - f(x): each step's residual is its error. On the way down the
+        error shrinks with the latent, so in relative terms it stays, and the steps' errors add up.
+        """
+        return math.fsum(self._left(history[sample]) for history in self.residuals)
+
+    @staticmethod
+    def _left(history: tuple[Residual, ...]) -> float:
+        """The residual to expect at the returned iterate: one update on, if the last was the best, at the last one's rate."""
+        last, best = history[-1], min(history, key=lambda residual: residual.absolute)
+        if last is not best or len(history) == 1:
+            return best.relative
+        rate = min(1.0, last.absolute / history[-2].absolute) if history[-2].absolute else 1.0
+        return max(last.relative * rate, min(last.relative, ROUNDING / 2))
+
+    def check_fits(self, space: LatentSpace, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless the trajectory is of latents of this space and of this shape, (B, C, [T,] H, W)."""
+        if self.space != space:
+            raise ValueError(
+                f"trajectory was made with another kind of model: {self.space}; this one has {space}. "
+                "Invert again with this model."
+            )
+        if tuple(self.states.shape[1:]) != tuple(shape):
+            raise ValueError(
+                f"trajectory is of a latent of {tuple(self.states.shape[1:])}, but this one is {tuple(shape)}. "
+                "Invert this latent."
+            )
+
+    def check_sigmas(self, sigmas: Tensor) -> None:
+        """Raise ValueError unless the trajectory passes these rising sigmas."""
+        if self.sigmas.shape != sigmas.shape or not torch.allclose(self.sigmas, sigmas, rtol=1e-4, atol=0):
+            raise ValueError(
+                f"trajectory passes the sigmas {described(self.sigmas)}, but this inversion {described(sigmas)}. "
+                "Use the same scheduler and number of steps, or disconnect it."
+            )
