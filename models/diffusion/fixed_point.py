@@ -204,6 +204,7 @@ class _Run:
         self.x = torch.einsum("rp,rpn->rn", share, means)
         for row, step in returning:
             self.x[row] = torch.lerp(self.best_x[row], self.best_value[row], step)
+            self.values[row] = self.errors[row] = 0  # what is not finite stays so under a weight of 0
             self.filled[row] = []
         return ends
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from .fixed_point import Ended, Method, NotFinite, Residual, anderson, damped, empirical, plain, solve, within

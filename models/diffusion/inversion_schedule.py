@@ -1,12 +1,13 @@
 """The noise levels that an inversion passes, upwards, and how it treats sigma 0 (PAPERS.md 3.4, items 6 and 8).
 
 A step that the sampler takes to sigma 0 gives back the model's prediction, D(x, sigma), which leaves out what the model takes
-for noise: a picture's finest detail may be no prediction at all, and then there is nothing that the step could have come from.
-So a clean latent is taken to live at the model's lowest noise level, as Stable Diffusion's own DDIM schedule takes it.
+for noise: there need be no x whose prediction has a picture's finest detail, and then that step cannot be inverted. So a
+clean latent is taken to live at the model's lowest noise level, as Stable Diffusion's own DDIM schedule takes it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -20,11 +21,10 @@ def inversion_sigmas(
 ) -> Tensor:
     """The sigmas, (N + 1,), rising, that invert a sampler's falling ones.
 
-    sigma_min: the model's lowest noise level. A last 0 becomes sigma_min; with down_to_zero it is kept, and sigma_min comes
-    above it where there is room. So it does where the last sigma is above sigma_min: the latent to invert is clean, and that
-    is where it lives. largest_ratio: steps whose sigmas' ratio is larger are divided into equal ratios, since over a large
-    step the fixed point is hard to find, and may not exist. The sampler has to take the same steps: give it these sigmas, flipped.
-    Raises ValueError where the sigmas do not fall, or are fewer than two.
+    sigma_min: the model's lowest noise level, where the clean latent lives: the result begins there, whatever the last sigma
+    is; with down_to_zero it begins with 0 and goes on there. largest_ratio: steps whose sigmas' ratio is larger are divided
+    into equal ratios, since over a large step the fixed point is hard to find, and may not exist. The sampler has to take
+    the same steps: give it these sigmas, flipped. Raises ValueError for sigmas that do not fall, or fewer than two.
     """
     check_falling(sigmas)
     if largest_ratio <= 1:
@@ -33,7 +33,7 @@ def inversion_sigmas(
     if levels[0] > sigma_min * 1.001:
         levels.insert(0, sigma_min)
     divided = levels[:1]
-    for low, high in zip(levels, levels[1:], strict=False):
+    for low, high in itertools.pairwise(levels):
         parts = max(1, math.ceil(math.log(high / low) / math.log(largest_ratio) - 1e-6))
         divided += [low * (high / low) ** (part / parts) for part in range(1, parts)] + [high]
     return torch.tensor([0.0, *divided] if down_to_zero else divided)
