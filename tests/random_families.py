@@ -239,10 +239,12 @@ def loaded(name: str) -> Iterator[Family]:
     gc.collect()  # a model and its patcher hold each other
     with torch.inference_mode():
         family = FAMILIES[name]()
-    yield family
-    del family
-    comfy.model_management.unload_all_models()
-    gc.collect()
+    try:
+        yield family
+    finally:
+        del family
+        comfy.model_management.unload_all_models()
+        gc.collect()
 
 
 def _weights(name: str, output_layer: str, seed: int) -> dict[str, Tensor]:

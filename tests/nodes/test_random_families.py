@@ -65,11 +65,21 @@ def test_the_names_and_shapes_are_the_familys(name):
     assert configuration.process_unet_state_dict(stripped).keys() <= known
 
 
-@pytest.mark.parametrize(
-    ("name", "millions"), [("sd15", 859.52), ("sd2_v", 865.91), ("sdxl", 745.23)], ids=["sd15", "sd2_v", "sdxl"]
-)
-def test_a_whole_unet_has_as_many_parameters_as_is_published(name, millions):
-    assert round(sum(shape.numel() for shape in LAYOUTS[name]().values()) / 1e6, 2) == millions
+def millions(layout: dict, start: str = "") -> float:
+    """The parameters under the names that start so."""
+    return sum(shape.numel() for key, shape in layout.items() if key.startswith(PREFIX + start)) / 1e6
+
+
+@pytest.mark.parametrize(("name", "published"), [("sd15", 859.52), ("sd2_v", 865.91)], ids=["sd15", "sd2_v"])
+def test_stable_diffusion_has_the_parameters_that_its_first_program_prints(name, published):
+    assert round(millions(LAYOUTS[name]()), 2) == published
+
+
+def test_segmind_vega_has_the_parameters_that_its_makers_count():
+    """https://blog.segmind.com/segmind-vega-2/ counts them block by block."""
+    layout = LAYOUTS["sdxl"]()
+    blocks = [millions(layout, block) for block in ("input_blocks.", "middle_block.", "output_blocks.")]
+    assert blocks == pytest.approx([247, 31, 460], abs=1)
 
 
 @pytest.mark.parametrize(("name", "whole"), [("sd3", (24,)), ("flux", (19, 38))])
