@@ -24,7 +24,8 @@ def inversion_sigmas(
     sigma_min: the model's lowest noise level, where the clean latent lives: the result begins there, whatever the last sigma
     is; with down_to_zero it begins with 0 and goes on there. largest_ratio: steps whose sigmas' ratio is larger are divided
     into equal ratios, since over a large step the fixed point is hard to find, and may not exist. The sampler has to take
-    the same steps: give it these sigmas, flipped. Raises ValueError for sigmas that do not fall, or fewer than two.
+    the same steps: give it these sigmas, flipped. Raises ValueError for sigmas that do not fall, or fewer than two, or where
+    no step above sigma_min is left.
     """
     check_falling(sigmas)
     if largest_ratio <= 1:
@@ -32,6 +33,11 @@ def inversion_sigmas(
     levels = sorted(float(sigma) for sigma in sigmas if sigma > 0)
     if levels[0] > sigma_min * 1.001:
         levels.insert(0, sigma_min)
+    if len(levels) < 2 and not down_to_zero:
+        raise ValueError(
+            f"sigmas are {described(sigmas)}: nothing lies above {sigma_min:.4g}, the model's lowest noise level, where the "
+            "clean latent lives already. Start from a higher sigma."
+        )
     divided = levels[:1]
     for low, high in itertools.pairwise(levels):
         parts = max(1, math.ceil(math.log(high / low) / math.log(largest_ratio) - 1e-6))
