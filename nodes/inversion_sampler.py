@@ -91,7 +91,7 @@ def inversion_sampler(
             step = done + 1
 
         try:
-            states, residuals = invert(denoise, x, sigmas, settings, window, guesses, after_step)
+            states, residuals = invert(denoise, x, sigmas, settings, window, guesses, after_step=after_step)
         except NotFinite as error:
             raise ValueError(
                 f"{error} Nothing was changed. A half-precision model overflows like this: try it in float32 or bfloat16, "

@@ -19,6 +19,7 @@ from .trajectory import InversionSettings
 # which A of the whole batch these are.
 Denoise = Callable[[Tensor, Tensor, list[int]], Tensor]
 Residuals = tuple[tuple[Residual, ...], ...]  # of one step: each sample's, in the order of the calls
+Guess = Callable[[Tensor, Sequence[float], int, Sequence[Tensor]], Tensor]
 
 METHODS: dict[str, Callable[[int], Method]] = {
     "anderson": anderson,
@@ -110,6 +111,7 @@ def invert(
     settings: InversionSettings,
     window: int = 3,
     guesses: Tensor | None = None,
+    guess_by: Guess = first_guess,
     after_step: Callable[[int, Tensor], None] = lambda step, x: None,
 ) -> tuple[list[Tensor], tuple[Residuals, ...]]:
     """Invert x (B, ...), the latent at sigmas[0], up the rising sigmas (N + 1,): the N + 1 states, and each step's residuals.
@@ -123,7 +125,7 @@ def invert(
     states, residuals, slopes = [x.float()], [], []
     for step in range(len(sigmas) - 1):
         low, high = sigmas[step], sigmas[step + 1]
-        guess = first_guess(states[-1], levels, step, slopes)
+        guess = guess_by(states[-1], levels, step, slopes)
         if guesses is not None:
             guess = guesses[step + 1].to(guess) + (states[-1] - guesses[step].to(guess))
         try:
