@@ -26,9 +26,9 @@ from .trajectory import Trajectory
 
 WARNING, CALM = "#d55e00", "#0072b2"  # Okabe and Ito's palette, which colour-blind people can tell apart
 CALM_BAR, WARNING_BAR, WORDS = "#b8cfdf", "#f6d3b5", "#555555"
-LOWEST, HIGHEST = 1e-9, 10.0  # what a logarithmic axis shows of 0 and of infinity
+LOWEST, HIGHEST = 1e-9, 100.0  # what a logarithmic axis shows of 0 and of infinity
 LABELLED_LINES = 5  # steps that did not converge and whose lines are named; more would lie on each other
-LABELLED_TICKS = 20
+LABELLED_TICKS = 16
 
 
 def plot_inversion(trajectory: Trajectory) -> Tensor:
@@ -41,7 +41,7 @@ def plot_inversion(trajectory: Trajectory) -> Tensor:
 def inversion_figure(trajectory: Trajectory) -> Figure:
     """Panels, one below the other: residual over model call; calls and what is left of each step; the error to expect.
 
-    Residuals are relative, of the worst item of the batch, on logarithmic axes that end at 1e-9 (0 stands there) and 10
+    Residuals are relative, of the worst item of the batch, on logarithmic axes that end at 1e-9 (0 stands there) and 100
     (infinity). What did not converge has the colour WARNING, which nothing else has.
     """
     figure = Figure(figsize=(10, 11.5), dpi=100, layout=ConstrainedLayoutEngine(hspace=0.04))
@@ -76,8 +76,8 @@ def _draw_iterations(figure: Figure, axes: Axes, trajectory: Trajectory, missed:
         every += residuals
     _name(axes, "Residual at each model call of a step", every, trajectory)
     most = max(trajectory.calls(step) for step in range(trajectory.steps))
-    axes.set_xlim(0.6, most + max(0.6, 0.08 * most))
     _count(axes, range(1, most + 1), "model call within its step")
+    axes.set_xlim(0.6, most + max(0.6, 0.1 * most))
     _name_lines(axes, trajectory, missed)
     bar = figure.colorbar(ScalarMappable(norm, palette), cax=axes.inset_axes((1.02, 0, 0.015, 1)))
     _label_sigmas(bar, sigmas)
@@ -93,17 +93,17 @@ def _name_lines(axes: Axes, trajectory: Trajectory, missed: set[int]) -> None:
     worst = sorted(missed, key=lambda step: worst_residual(trajectory, step), reverse=True)[:LABELLED_LINES]
     ends = {step: shown([_worst_at(trajectory, step, trajectory.calls(step) - 1)])[0] for step in worst}
     bottom, top = np.log(axes.get_ylim())
-    place = 1.0
+    (left, right), place = axes.get_xlim(), 1.0
     for step in sorted(worst, key=lambda step: ends[step], reverse=True):
         place = min(place - 0.05, (math.log(ends[step]) - bottom) / (top - bottom))
         axes.annotate(
             f"step {step + 1}",
-            (trajectory.calls(step), place),
-            (8, 0),
-            xycoords=axes.get_xaxis_transform(),
-            textcoords="offset points",
+            (trajectory.calls(step), ends[step]),
+            (trajectory.calls(step) + 0.025 * (right - left), place),
+            textcoords=axes.get_xaxis_transform(),
             va="center",
             color=WARNING,
+            arrowprops={"arrowstyle": "-", "color": WARNING, "linewidth": 0.8, "relpos": (0, 0.5), "shrinkA": 0},
         )
 
 
@@ -131,7 +131,7 @@ def _draw_steps(axes: Axes, trajectory: Trajectory, missed: set[int]) -> None:
     _name(left, "Each step: model calls (bars), residual left (points)", residuals, trajectory)
     _count(axes, range(1, trajectory.steps + 1), "step, and its sigma below")
     axes.set_xticks(
-        ticks := axes.get_xticks(), [f"{tick}\n{trajectory.sigmas[tick]:.3g}" for tick in ticks], fontsize=9
+        ticks := axes.get_xticks(), [f"{tick}\n{trajectory.sigmas[tick]:.2g}" for tick in ticks], fontsize=9
     )
 
 
@@ -187,6 +187,7 @@ def _name(axes: Axes, title: str, residuals: Sequence[float], trajectory: Trajec
 def _count(axes: Axes, numbers: Sequence[int], name: str) -> None:
     """An axis of whole numbers from 1, thinned out where there are many."""
     axes.set_xticks(list(numbers)[:: math.ceil(len(numbers) / LABELLED_TICKS)])
+    axes.set_xlim(numbers[0] - 0.6, numbers[-1] + 0.6)
     axes.set_xlabel(name)
 
 

@@ -58,15 +58,15 @@ def worst_residual(trajectory: Trajectory, step: int) -> float:
     return max(trajectory.remaining(step, sample).relative for sample in range(trajectory.batch))
 
 
-def number(value: float) -> str:
-    """Two digits, rounded up: what is above the tolerance reads so, and "or less" is true."""
+def number(value: float, digits: int = 2) -> str:
+    """Rounded up: what is above the tolerance reads so, and "or less" is true."""
     if not math.isfinite(value):
         return "infinite"
-    rounded = float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(f"{value:.6g}"))
+    rounded = float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(f"{value:.6g}"))
     if rounded == 0 or rounded >= 0.01:
         return f"{rounded:.2g}"
-    digits, _, exponent = f"{rounded:.1e}".partition("e")
-    return f"{float(digits):g}e{int(exponent)}"
+    mantissa, _, exponent = f"{rounded:.1e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def decibels(error: float) -> str:
@@ -177,7 +177,6 @@ def _reason(trajectory: Trajectory, step: int, sample: int) -> str:
 def _remedy(trajectory: Trajectory, reason: str, steps: list[int]) -> str:
     settings = trajectory.settings
     left = max(worst_residual(trajectory, step) for step in steps)
-    reachable = 10.0 ** math.ceil(math.log10(left)) if 0 < left < math.inf else 1.0
     ratio = max(_ratio(trajectory, step) for step in steps)
     solver = "" if settings.method == "anderson" else " Choose the method anderson, too."
     return {
@@ -189,7 +188,7 @@ def _remedy(trajectory: Trajectory, reason: str, steps: list[int]) -> str:
         "zero": "the last step of sampling, down to sigma 0, leaves out what the model takes for noise, and this picture has "
         "detail that it never makes. Set clean_at to lowest sigma; in a graph with FlipSigmas, take the 0 off the sigmas.",
         "rounding": f"the residual stopped falling at {number(left)}, which is about the model's own rounding. A tolerance "
-        f"of {number(reachable)} is what it can do; in float32 it can do more.",
+        f"of {number(2 * left, digits=1)} is what it can do; in float32 it can do more.",
         "guidance": f"guidance makes steps hard to invert, and the residual stopped falling. Lower cfg from "
         f"{settings.cfg:g}: 1 is exact.{solver}",
         "ratio": f"sigma grows {ratio:.3g}-fold in one step, which may have no exact inverse. Lower largest_ratio to "
