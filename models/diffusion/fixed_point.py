@@ -46,7 +46,8 @@ class NotFinite(ArithmeticError):
 class Method:
     """x_next = sum_i w_i (x_i + step (f(x_i) - x_i)) over the last `remembered` iterates.
 
-    A guarded method goes back to its best iterate, with a shorter step, when the residual of such a mean has risen.
+    When the residual of such a mean has risen, a guarded method goes back to its best iterate and halves its step, since what
+    rose would rise again. The step doubles with each better iterate, up to its full length.
     """
 
     weights: Weights
@@ -160,7 +161,7 @@ class _Run:
         self.errors = torch.zeros_like(self.values)
         self.grams = np.zeros((len(x), method.remembered, method.remembered))
         self.filled: list[list[int]] = [[] for _ in x]  # places in memory that count, oldest first
-        self.restarts = [0 for _ in x]
+        self.halvings = [0 for _ in x]  # of the step
         self.place = -1
 
     def evaluate(self, f: Map) -> list[Residual]:
@@ -188,19 +189,21 @@ class _Run:
             finite = math.isfinite(last)
             if finite and last == best:
                 improved.append(row)
+                self.halvings[row] = max(0, self.halvings[row] - (len(self.filled[row]) > 1))
             elif ends[row] or not (finite or self.method.guarded):
                 returning.append((row, 0.0))
                 ends[row] = True
                 continue
             elif self.method.guarded and (not finite or (last > RISE * best and len(self.filled[row]) > 1)):
-                self.restarts[row] += 1
-                returning.append((row, 0.5 ** self.restarts[row]))
+                self.halvings[row] += 1
+                returning.append((row, 0.5 ** self.halvings[row]))
                 continue
             places = self.filled[row]
             weights[row, places] = self.method.weights(self.grams[row][np.ix_(places, places)])
         self.best_x[improved], self.best_value[improved] = self.x[improved], self.value[improved]
         share = torch.from_numpy(weights).to(self.x.device)
-        means = torch.lerp(self.values - self.errors, self.values, self.method.step)
+        steps = self.values.new_tensor([self.method.step * 0.5**count for count in self.halvings])
+        means = torch.lerp(self.values - self.errors, self.values, steps[:, None, None])
         self.x = torch.einsum("rp,rpn->rn", share, means)
         for row, step in returning:
             self.x[row] = torch.lerp(self.best_x[row], self.best_value[row], step)
@@ -215,7 +218,7 @@ class _Run:
         keep = [row for row, end in enumerate(ends) if not end]
         for name in ("x", "best_x", "best_value", "values", "errors", "grams"):
             setattr(self, name, getattr(self, name)[keep])
-        for name in ("open", "filled", "restarts"):
+        for name in ("open", "filled", "halvings"):
             setattr(self, name, [getattr(self, name)[row] for row in keep])
 
 
