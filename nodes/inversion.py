@@ -44,7 +44,7 @@ def solver_inputs(iterations: int) -> list[Any]:
             options=list(METHODS),
             default="anderson",
             tooltip="How each step is solved. anderson needs the fewest model calls; empirical keeps less in memory; damped "
-            "and plain are there to compare; euler is the uncorrected inversion that FlipSigmas gives, one call a step.",
+            "and plain are there to compare; euler is DDIM inversion, uncorrected, at one call a step.",
         ),
         io.Int.Input(
             "iterations",

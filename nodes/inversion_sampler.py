@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..models.diffusion.fixed_point import NotFinite
-from ..models.diffusion.inversion import invert
+from ..models.diffusion.inversion import first_guess, invert
 from ..models.diffusion.inversion_schedule import FLIPPED_ZERO, check_rising
 from ..models.diffusion.inversion_text import verdict
 from ..models.diffusion.trajectory import InversionSettings, LatentSpace, Trajectory
@@ -29,7 +29,7 @@ def latent_space(model: Any) -> LatentSpace:
     """What noisy latents of this MODEL are, in the host's names: its latent format, and its noise levels and prediction."""
     latent_format = model.get_model_object("latent_format")
     sampling = model.get_model_object("model_sampling")
-    kinds = "/".join(kind.__name__ for kind in type(sampling).__mro__[1:3])
+    kinds = "/".join(kind.__name__ for kind in type(sampling).__bases__)
     return LatentSpace(type(latent_format).__name__, kinds, latent_format.latent_channels)
 
 
@@ -46,6 +46,11 @@ def check_can_be_inverted(model: Any) -> None:
             f"model is a {type(model.model).__name__}, which turns one picture into another without noise: there is "
             "nothing to invert. Use a text-to-image or an editing model."
         )
+
+
+def stay(x: Tensor, *_: object) -> Tensor:
+    """DDIM inversion's guess: the model sees the latent that the step starts from. A better guess would correct it."""
+    return x
 
 
 def log_verdict(trajectory: Trajectory) -> None:
@@ -91,7 +96,8 @@ def inversion_sampler(
             step = done + 1
 
         try:
-            states, residuals = invert(denoise, x, sigmas, settings, window, guesses, after_step=after_step)
+            guess_by = stay if settings.method == "euler" else first_guess
+            states, residuals = invert(denoise, x, sigmas, settings, window, guesses, guess_by, after_step)
         except NotFinite as error:
             raise ValueError(
                 f"{error} Nothing was changed. A half-precision model overflows like this: try it in float32 or bfloat16, "
