@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import comfy.model_management
@@ -16,7 +17,7 @@ from ..models.cells import check_samples
 from ..models.diffusion.inversion import METHODS
 from ..models.diffusion.inversion_plot import plot_inversion
 from ..models.diffusion.inversion_schedule import inversion_sigmas
-from ..models.diffusion.inversion_text import describe, verdict
+from ..models.diffusion.inversion_text import corrected, describe, verdict
 from ..models.diffusion.trajectory import InversionSettings, Trajectory
 from ..models.session.cell_change import digest
 from .emilie import Conditioning, check_channels
@@ -288,7 +289,7 @@ class ReEditInversionReport(io.ComfyNode):
                 io.Float.Output(
                     display_name="predicted_error",
                     tooltip="Root mean square, relative to the latent: what sampling the same steps will miss. The worst of "
-                    "the batch.",
+                    "the batch. NaN (not a number) for method euler, whose error nobody has looked at.",
                 ),
                 io.Boolean.Output(display_name="converged", tooltip="Whether every step is within the tolerance."),
                 io.Int.Output(display_name="model_calls"),
@@ -300,6 +301,7 @@ class ReEditInversionReport(io.ComfyNode):
     def execute(cls, trajectory: Trajectory) -> io.NodeOutput:
         plot = plot_inversion(trajectory)[None]
         report = describe(trajectory)
-        error = max(trajectory.predicted_error(sample) for sample in range(trajectory.batch))
+        known = corrected(trajectory)
+        error = max(trajectory.predicted_error(sample) for sample in range(trajectory.batch)) if known else math.nan
         shown = {**ui.PreviewImage(plot, cls=cls).as_dict(), "text": (verdict(trajectory), report)}
         return io.NodeOutput(plot, report, error, not trajectory.open_steps(), trajectory.total_calls, ui=shown)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..models.diffusion.fixed_point import NotFinite
-from ..models.diffusion.inversion import first_guess, invert
+from ..models.diffusion.inversion import invert
 from ..models.diffusion.inversion_schedule import FLIPPED_ZERO, check_rising
 from ..models.diffusion.inversion_text import verdict
 from ..models.diffusion.trajectory import InversionSettings, LatentSpace, Trajectory
@@ -48,11 +48,6 @@ def check_can_be_inverted(model: Any) -> None:
         )
 
 
-def stay(x: Tensor, *_: object) -> Tensor:
-    """DDIM inversion's guess: the model sees the latent that the step starts from. A better guess would correct it."""
-    return x
-
-
 def log_verdict(trajectory: Trajectory) -> None:
     level = logging.WARNING if trajectory.open_steps() else logging.INFO
     logging.log(level, "ReEdit inversion: %s", verdict(trajectory))
@@ -81,10 +76,14 @@ def inversion_sampler(
         sampling = model.inner_model.inner_model.model_sampling
         x, sigmas = clean_start(sampling, x, sigmas)
         evaluate = BatchDenoiser(model, x, extra_args or {})
-        step = 0
+        step, prepared = 0, -1
 
         def denoise(y: Tensor, sigma: Tensor, samples: list[int]) -> Tensor:
+            nonlocal prepared
             comfy.model_management.throw_exception_if_processing_interrupted()
+            if prepared != step:
+                set_keyframes(model.inner_model, sigmas[step + 1 :].flip(0))
+                prepared = step
             denoised = evaluate(y, sigma, samples)
             if callback is not None:
                 shown = {"x": evaluate.x, "denoised": evaluate.denoised, "sigma": sigma, "sigma_hat": sigma}
@@ -96,8 +95,7 @@ def inversion_sampler(
             step = done + 1
 
         try:
-            guess_by = stay if settings.method == "euler" else first_guess
-            states, residuals = invert(denoise, x, sigmas, settings, window, guesses, guess_by, after_step)
+            states, residuals = invert(denoise, x, sigmas, settings, window, guesses, after_step=after_step)
         except NotFinite as error:
             raise ValueError(
                 f"{error} Nothing was changed. A half-precision model overflows like this: try it in float32 or bfloat16, "
@@ -109,6 +107,23 @@ def inversion_sampler(
         return states[-1]
 
     return comfy.samplers.KSAMPLER(sample_inversion)
+
+
+def set_keyframes(guider: Any, sigmas: Tensor) -> None:
+    """Bring the keyframes of the conditioning's hooks to where the sampler has them at the last of these falling sigmas.
+
+    The host moves keyframes on as sigma falls, and never back: on the way up they would all stay at their last.
+    """
+    conditioning = getattr(guider, "conds", None) or {}
+    groups = [entry["hooks"] for entries in conditioning.values() for entry in entries if entry.get("hooks")]
+    scheduled = {hook for group in groups for hook in group.hooks if len(hook.hook_keyframe.keyframes) > 1}
+    if not scheduled:
+        return
+    guider.inner_model.current_patcher.clean_hooks()  # the host keeps the weights of the keyframe before
+    for keyframes in {id(hook.hook_keyframe): hook.hook_keyframe for hook in scheduled}.values():
+        keyframes.reset()
+        for sigma in sigmas:
+            keyframes.prepare_current_keyframe(sigma, {"sample_sigmas": sigmas})
 
 
 def clean_start(sampling: Any, x: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:

@@ -194,7 +194,7 @@ class _Run:
                 returning.append((row, 0.0))
                 ends[row] = True
                 continue
-            elif self.method.guarded and (not finite or (last > RISE * best and len(self.filled[row]) > 1)):
+            elif self.method.guarded and (not finite or (last > RISE * best and len(self.filled[row]) > 2)):
                 self.halvings[row] += 1
                 returning.append((row, 0.5 ** self.halvings[row]))
                 continue

@@ -59,6 +59,11 @@ def first_guess(x: Tensor, levels: Sequence[float], step: int, slopes: Sequence[
     return x + slope * (high - low)
 
 
+def last_latent(x: Tensor, *_: object) -> Tensor:
+    """DDIM inversion's guess: the latent that the step starts from. With one call a better guess would be a correction."""
+    return x
+
+
 class CallBudget:
     """Shares out a number of model calls among the steps of each sample's inversion: hard steps borrow from easy ones.
 
@@ -111,15 +116,17 @@ def invert(
     settings: InversionSettings,
     window: int = 3,
     guesses: Tensor | None = None,
-    guess_by: Guess = first_guess,
+    guess_by: Guess | None = None,
     after_step: Callable[[int, Tensor], None] = lambda step, x: None,
 ) -> tuple[list[Tensor], tuple[Residuals, ...]]:
     """Invert x (B, ...), the latent at sigmas[0], up the rising sigmas (N + 1,): the N + 1 states, and each step's residuals.
 
     Float32 throughout, whatever the model computes in. window: Anderson's. guesses: (N + 1, B, ...), the states of an earlier
-    inversion to start from. Raises NotFinite where the model gives no finite numbers; it says at which step.
+    inversion to start from. guess_by: without one first_guess, but last_latent for euler. Raises NotFinite where the model
+    gives no finite numbers; it says at which step.
     """
     method = METHODS[settings.method](window)
+    guess_by = guess_by or (last_latent if settings.method == "euler" else first_guess)
     levels = sigmas.tolist()
     budget = CallBudget(settings, len(sigmas) - 1, len(x))
     states, residuals, slopes = [x.float()], [], []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -21,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .inversion_text import corrected, number, tolerance, verdict, worst_residual
+from .inversion_text import corrected, number, verdict, worst_residual
 from .trajectory import Trajectory
 
 WARNING, CALM = "#d55e00", "#0072b2"  # Okabe and Ito's palette, which colour-blind people can tell apart
@@ -144,8 +143,7 @@ def _draw_errors(axes: Axes, trajectory: Trajectory) -> None:
         axes.set_yticks([])
         return
     if trajectory.batch == 1:
-        each = (replace(trajectory, residuals=(step,)).predicted_error(0) for step in trajectory.residuals)
-        errors = list(accumulate(each))
+        errors = list(accumulate(trajectory.step_errors(0)))
         numbers = range(1, trajectory.steps + 1)
         title, name = "Error of the latent to expect, added up over the steps", "step"
         axes.plot(numbers, shown(errors), color=CALM, marker=".", linewidth=1.5)
@@ -168,7 +166,7 @@ def _converged(trajectory: Trajectory, sample: int) -> bool:
 
 def _name(axes: Axes, title: str, residuals: Sequence[float], trajectory: Trajectory) -> None:
     """Title, the axis of the residuals and the line of the tolerance, in a panel that shows residuals."""
-    limit = tolerance(trajectory)
+    limit = trajectory.tolerance
     axes.axhline(limit, color="black", linestyle="--", linewidth=1.2, label=f"tolerance {number(limit)}")
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_ylabel("relative residual")

@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, Context
 
 from .fixed_point import Residual
 from .inversion import stalled
-from .trajectory import ROUNDING, Trajectory
+from .trajectory import Trajectory
 
 NAMED = 3  # steps that are named; more are counted
 LARGE_RATIO = 2.5  # of the sigmas of a step: above it the fixed point is hard to find (PAPERS.md 3.4, item 8)
@@ -37,15 +37,10 @@ def describe(trajectory: Trajectory) -> str:
         lines += [
             _others(trajectory, open_steps),
             f"The residual is what sampling a step will miss, relative to the latent; the tolerance is "
-            f"{number(tolerance(trajectory))}.",
+            f"{number(trajectory.tolerance)}.",
         ]
     lines += [_items(trajectory), _cost(trajectory), _expected(trajectory), *_advice(trajectory, open_steps)]
     return "\n".join(line for line in lines if line)
-
-
-def tolerance(trajectory: Trajectory) -> float:
-    """The residual at which a step has converged; tolerance 0 asks for float32's rounding."""
-    return max(trajectory.settings.tolerance, 4 * ROUNDING)
 
 
 def corrected(trajectory: Trajectory) -> bool:

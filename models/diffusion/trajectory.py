@@ -71,9 +71,14 @@ class Trajectory:
         """The best residual that was seen in a step."""
         return min(self.residuals[step][sample], key=lambda residual: residual.absolute)
 
+    @property
+    def tolerance(self) -> float:
+        """The relative residual at which a step has converged: with a tolerance of 0, float32's rounding."""
+        return max(self.settings.tolerance, 4 * ROUNDING)
+
     def converged(self, step: int, sample: int) -> bool:
-        """Whether a step's residual came within the tolerance; with tolerance 0, down to float32's rounding."""
-        return self.remaining(step, sample).relative <= max(self.settings.tolerance, 4 * ROUNDING)
+        """Whether a step's residual came within the tolerance."""
+        return self.remaining(step, sample).relative <= self.tolerance
 
     def open_steps(self) -> list[int]:
         """The steps at which not every sample has converged."""
@@ -85,16 +90,11 @@ class Trajectory:
         An Euler step from the found x leaves out exactly x - f(x): each step's residual is its error. On the way down the
         error shrinks with the latent, so in relative terms it stays, and the steps' errors add up.
         """
-        return math.fsum(self._left(history[sample]) for history in self.residuals)
+        return math.fsum(self.step_errors(sample))
 
-    @staticmethod
-    def _left(history: tuple[Residual, ...]) -> float:
-        """The residual to expect at the returned iterate: one update on, if the last was the best, at the last one's rate."""
-        last, best = history[-1], min(history, key=lambda residual: residual.absolute)
-        if last is not best or len(history) == 1:
-            return best.relative
-        rate = min(1.0, last.absolute / history[-2].absolute) if history[-2].absolute else 1.0
-        return max(last.relative * rate, min(last.relative, ROUNDING / 2))
+    def step_errors(self, sample: int) -> list[float]:
+        """What each step adds to the predicted error."""
+        return [_expected_residual(history[sample]) for history in self.residuals]
 
     def check_fits(self, space: LatentSpace, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless the trajectory is of latents of this space and of this shape, (B, C, [T,] H, W)."""
@@ -116,3 +116,12 @@ class Trajectory:
                 f"trajectory passes the sigmas {described(self.sigmas)}, but this inversion {described(sigmas)}. "
                 "Use the same scheduler and number of steps, or disconnect it."
             )
+
+
+def _expected_residual(history: tuple[Residual, ...]) -> float:
+    """The residual to expect at the returned iterate: one update on, if the last was the best, at the last one's rate."""
+    last, best = history[-1], min(history, key=lambda residual: residual.absolute)
+    if last is not best or len(history) == 1:
+        return best.relative
+    rate = min(1.0, last.absolute / history[-2].absolute) if history[-2].absolute else 1.0
+    return max(last.relative * rate, min(last.relative, ROUNDING / 2))

@@ -14,7 +14,7 @@ import torch
 from _chain import conditioning, pictures_of
 from comfy_extras.nodes_custom_sampler import FlipSigmas
 from conftest import load_tiny_model
-from reedit.models.diffusion.inversion import first_guess, invert
+from reedit.models.diffusion.inversion import first_guess, invert, last_latent
 from reedit.models.diffusion.inversion_schedule import inversion_sigmas
 from reedit.models.diffusion.trajectory import InversionSettings, LatentSpace, Trajectory
 from reedit.nodes.autoencoders import load_kl_vae
@@ -103,7 +103,7 @@ def invert_by(case: Case, found: list[Trajectory]) -> Any:
 
     def sample_inversion(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any, callback: Any, disable: Any) -> Tensor:
         settings = case.settings(len(sigmas) - 1)
-        guess_by = first_guess if case.extrapolate else lambda x, *_: x
+        guess_by = first_guess if case.extrapolate else last_latent
         denoise = BatchDenoiser(model, x, extra_args)
         states, residuals = invert(denoise, x, sigmas, settings, case.window, guess_by=guess_by)
         found.append(Trajectory(sigmas, torch.stack(states), residuals, LatentSpace("demo", "eps", 4), settings))
