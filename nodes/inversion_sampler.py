@@ -116,11 +116,11 @@ def set_keyframes(guider: Any, sigmas: Tensor) -> None:
     """
     conditioning = getattr(guider, "conds", None) or {}
     groups = [entry["hooks"] for entries in conditioning.values() for entry in entries if entry.get("hooks")]
-    scheduled = {hook for group in groups for hook in group.hooks if len(hook.hook_keyframe.keyframes) > 1}
-    if not scheduled:
-        return
-    guider.inner_model.current_patcher.clean_hooks()  # the host keeps the weights of the keyframe before
-    for keyframes in {id(hook.hook_keyframe): hook.hook_keyframe for hook in scheduled}.values():
+    schedules = {id(hook.hook_keyframe): hook.hook_keyframe for group in groups for hook in group.hooks}
+    schedules = {key: keyframes for key, keyframes in schedules.items() if len(keyframes.keyframes) > 1}
+    if schedules:
+        guider.inner_model.current_patcher.clean_hooks()  # the host keeps the weights of the keyframe before
+    for keyframes in schedules.values():
         keyframes.reset()
         for sigma in sigmas:
             keyframes.prepare_current_keyframe(sigma, {"sample_sigmas": sigmas})

@@ -123,7 +123,7 @@ def test_anderson_needs_fewer_calls_than_plain_iteration(model, positive, latent
 def test_euler_is_ddim_inversion(model, positive, latent):
     """Each step once, with the noise that the model sees in the latent below it."""
     with counted_rows(model) as rows:
-        noisy, _, passed, trajectory, report = inverted(model, positive, latent, method="euler")
+        noisy, _, passed, _, report = inverted(model, positive, latent, method="euler")
     assert rows == [1] * (len(passed) - 1) and "Uncorrected" in report
     denoise = model_of(model, positive)
     x = model.model.process_latent_in(latent["samples"])
