@@ -129,7 +129,8 @@ def invert(
     guess_by = guess_by or (last_latent if settings.method == "euler" else first_guess)
     levels = sigmas.tolist()
     budget = CallBudget(settings, len(sigmas) - 1, len(x))
-    states, residuals, slopes = [x.float()], [], []
+    states, residuals = [x.float()], []
+    slopes: list[Tensor] = []
     for step in range(len(sigmas) - 1):
         low, high = sigmas[step], sigmas[step + 1]
         guess = guess_by(states[-1], levels, step, slopes)
