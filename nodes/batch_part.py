@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import comfy.conds
+import comfy.hooks
 import torch
 from torch import Tensor
 
 # What a model carries when nothing has been patched into it. Whatever else is there may be made for the whole batch.
 PLAIN_OPTIONS = {"transformer_options", "registered_hooks", "to_load_options"}
 PLAIN_TRANSFORMER_OPTIONS = {"sample_sigmas", "callbacks"}
+VIDEO = "num_video_frames"  # the host's name in Stable Video Diffusion's conditioning, whose batch is one video
 
 
 class BatchDenoiser:
@@ -57,10 +59,7 @@ def can_be_divided(conditioning: Any, model_options: dict[str, Any]) -> bool:
     if set(model_options) - PLAIN_OPTIONS or transformer_options - PLAIN_TRANSFORMER_OPTIONS:
         return False
     return isinstance(conditioning, dict) and all(
-        not {"control", "gligen"} & {name for name, value in entry.items() if value is not None}
-        and all(_is_divisible(value) for value in entry.get("model_conds", {}).values())
-        for entries in conditioning.values()
-        for entry in entries
+        _entry_is_divisible(entry) for entries in conditioning.values() for entry in entries
     )
 
 
@@ -95,9 +94,19 @@ def _rows(values: Tensor, samples: list[int]) -> Tensor:
     return values if len(values) == 1 else values[[sample % len(values) for sample in samples]]
 
 
+def _entry_is_divisible(entry: dict[str, Any]) -> bool:
+    if entry.get("control") is not None or entry.get("gligen") is not None:
+        return False
+    hooks = entry.get("hooks")
+    if hooks is not None and any(hook.hook_type != comfy.hooks.EnumHookType.Weight for hook in hooks.hooks):
+        return False
+    values = entry.get("model_conds", {})
+    return VIDEO not in values and all(_is_divisible(value) for value in values.values())
+
+
 def _is_divisible(value: Any) -> bool:
-    if isinstance(value, comfy.conds.CONDConstant):
-        return not isinstance(value.cond, (Tensor, list, dict))
+    if isinstance(value, comfy.conds.CONDConstant):  # the host leaves it as it is, so it must not hold rows
+        return value.cond is None or isinstance(value.cond, (bool, int, float, str))
     return isinstance(value, comfy.conds.CONDRegular)
 
 
