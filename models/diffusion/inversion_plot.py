@@ -143,7 +143,7 @@ def _draw_errors(axes: Axes, trajectory: Trajectory) -> None:
         axes.set_yticks([])
         return
     if trajectory.batch == 1:
-        errors = list(accumulate(trajectory.step_errors(0)))
+        errors = list(accumulate(trajectory.step_errors(0), math.hypot))
         numbers = range(1, trajectory.steps + 1)
         title, name = "Error of the latent to expect, added up over the steps", "step"
         axes.plot(numbers, shown(errors), color=CALM, marker=".", linewidth=1.5)

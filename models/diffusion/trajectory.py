@@ -84,17 +84,21 @@ class Trajectory:
         """The steps at which not every sample has converged."""
         return [step for step in range(self.steps) if not all(self.converged(step, s) for s in range(self.batch))]
 
-    def predicted_error(self, sample: int) -> float:
-        """Relative error, root mean square, of the latent that the same steps, sampled, will bring back.
-
-        An Euler step from the found x leaves out exactly x - f(x): each step's residual is its error. On the way down the
-        error shrinks with the latent, so in relative terms it stays, and the steps' errors add up.
-        """
-        return math.fsum(self.step_errors(sample))
-
     def step_errors(self, sample: int) -> list[float]:
-        """What each step adds to the predicted error."""
-        return [_expected_residual(history[sample]) for history in self.residuals]
+        """What each step is expected to miss, relative to the latent.
+
+        An Euler step from the x that was found leaves out exactly f(x) - x: the residual is the error. The latent grows with
+        sigma, and on the way down the error shrinks as the latent does, so that relative to it the error stays.
+        """
+        return [self.remaining(step, sample).relative for step in range(self.steps)]
+
+    def predicted_error(self, sample: int) -> float:
+        """The relative error, root mean square, of the latent that euler will bring back down the same steps.
+
+        The steps' errors point in different directions, so their squares add up. An estimate, and mostly a few times too
+        large, since the x of a step is one update better than the last residual that was seen.
+        """
+        return math.hypot(*self.step_errors(sample))
 
     def check_fits(self, space: LatentSpace, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless the trajectory is of latents of this space and of this shape, (B, C, [T,] H, W)."""
@@ -116,12 +120,3 @@ class Trajectory:
                 f"trajectory passes the sigmas {described(self.sigmas)}, but this inversion {described(sigmas)}. "
                 "Use the same scheduler and number of steps, or disconnect it."
             )
-
-
-def _expected_residual(history: tuple[Residual, ...]) -> float:
-    """The residual to expect at the returned iterate: one update on, if the last was the best, at the last one's rate."""
-    last, best = history[-1], min(history, key=lambda residual: residual.absolute)
-    if last is not best or len(history) == 1:
-        return best.relative
-    rate = min(1.0, last.absolute / history[-2].absolute) if history[-2].absolute else 1.0
-    return max(last.relative * rate, min(last.relative, ROUNDING / 2))
