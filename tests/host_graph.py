@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.ops
 import comfy.samplers
 import nodes as host_nodes
 import torch
@@ -82,3 +85,25 @@ def random_lora(model, strength: float = 0.2) -> dict[str, Tensor]:
             lora[f"{key}.lora_up.weight"] = torch.randn(out, 2, generator=generator) * strength
             lora[f"{key}.lora_down.weight"] = torch.randn(2, into, generator=generator) * strength
     return lora
+
+
+def control_net(model) -> comfy.controlnet.ControlNet:
+    """Stable Diffusion 1.5's ControlNet file for the demo model's network: all names and shapes real, all numbers random."""
+    settings = {
+        name: value
+        for name, value in model.model.model_config.unet_config.items()
+        if name not in ("out_channels", "dtype")
+    }
+    network = comfy.cldm.cldm.ControlNet(
+        **settings, hint_channels=3, operations=comfy.ops.disable_weight_init, device="meta"
+    )
+    generator = torch.Generator().manual_seed(2)
+    weights = {}
+    for name, empty in network.state_dict().items():
+        if empty.ndim > 1:
+            weights[name] = torch.randn(empty.shape, generator=generator) * empty[0].numel() ** -0.5
+        else:
+            weights[name] = torch.zeros(empty.shape) if name.endswith("bias") else torch.ones(empty.shape)
+    return comfy.controlnet.load_controlnet_state_dict(
+        {f"control_model.{name}": numbers for name, numbers in weights.items()}
+    )

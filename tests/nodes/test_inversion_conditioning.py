@@ -7,10 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import comfy.cldm.cldm
-import comfy.controlnet
 import comfy.hooks
-import comfy.ops
 import comfy.sd
 import nodes as host_nodes
 import pytest
@@ -20,7 +17,7 @@ from reedit.nodes.emilie import ReEditGradientMask, ReEditLatentConditioning
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from host_graph import guider, inverted, prompt, random_lora, relative, sampled
+from host_graph import control_net, guider, inverted, prompt, random_lora, relative, sampled
 
 FALLING = torch.tensor([1.0, 0.4, 0.17, 0.07, 0.0])
 PART = 0.75  # of the schedule: a sigma between the first two steps
@@ -103,8 +100,8 @@ def lora_hook_with_keyframes(graph: Graph, sources: Sources) -> Graph:
     return graph._replace(positive=SetModelHooksOnCond().attach_hook(graph.positive, hooks)[0])
 
 
-def control_net(graph: Graph, sources: Sources) -> Graph:
-    net = comfy.controlnet.load_controlnet_state_dict(random_control_net(graph.model))
+def with_control_net(graph: Graph, sources: Sources) -> Graph:
+    net = control_net(graph.model)
     image = sources.scenes[:1, :32, :32]
     positive, _ = host_nodes.ControlNetApplyAdvanced().apply_controlnet(
         graph.positive, graph.positive, net, image, 0.5, 0.0, PART
@@ -120,26 +117,6 @@ def gradient_mask_on_the_noisy_latent(graph: Graph, sources: Sources) -> Graph:
     return graph._replace(model=ReEditGradientMask.execute(graph.model, left_half(32), True, graph.latent)[0])
 
 
-def random_control_net(model) -> dict[str, torch.Tensor]:
-    """Stable Diffusion 1.5's ControlNet file for the demo model's network: all names and shapes real, all numbers random."""
-    settings = {
-        name: value
-        for name, value in model.model.model_config.unet_config.items()
-        if name not in ("out_channels", "dtype")
-    }
-    network = comfy.cldm.cldm.ControlNet(
-        **settings, hint_channels=3, operations=comfy.ops.disable_weight_init, device="meta"
-    )
-    generator = torch.Generator().manual_seed(2)
-    weights = {}
-    for name, empty in network.state_dict().items():
-        if empty.ndim > 1:
-            weights[name] = torch.randn(empty.shape, generator=generator) * empty[0].numel() ** -0.5
-        else:
-            weights[name] = torch.zeros(empty.shape) if name.endswith("bias") else torch.ones(empty.shape)
-    return {f"control_model.{name}": numbers for name, numbers in weights.items()}
-
-
 FEATURES: list[Callable[[Graph, Sources], Graph]] = [
     area,
     mask,
@@ -150,7 +127,7 @@ FEATURES: list[Callable[[Graph, Sources], Graph]] = [
     lora,
     lora_hook,
     lora_hook_with_keyframes,
-    control_net,
+    with_control_net,
     gradient_mask,
     gradient_mask_on_the_noisy_latent,
 ]
