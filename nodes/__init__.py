@@ -3,6 +3,7 @@
 from .autoencoders import ReEditDecode, ReEditEncode, ReEditLoadREEDVAE
 from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
+from .inversion import ReEditInversionReport, ReEditInversionSampler, ReEditInvert
 from .merge_pixels import ReEditMergePixels
 from .session import ReEditCheckout, ReEditCommit
 from .session_files import ReEditLoadSession, ReEditSaveSession
@@ -14,6 +15,9 @@ NODES = (
     ReEditDecode,
     ReEditLatentConditioning,
     ReEditGradientMask,
+    ReEditInvert,
+    ReEditInversionSampler,
+    ReEditInversionReport,
     ReEditMergePixels,
     ReEditCommit,
     ReEditCheckout,

@@ -86,7 +86,7 @@ class ReEditInvert(io.ComfyNode):
             "solved until the sampler would undo it, and the error that is left is shown.",
             search_aliases=["unsampler", "unsampling", "DDIM inversion", "AIDI", "FlipSigmas", "reverse noise"],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="Sample back with the same model, patched in the same way."),
                 io.Conditioning.Input("positive", tooltip="What the picture shows, in words: the source prompt."),
                 io.Latent.Input("samples", tooltip="The clean latent to invert."),
                 io.Conditioning.Input(

@@ -23,7 +23,7 @@ def draw(by_schedule: dict[str, list[float]], by_steps: dict[str, dict[str, list
     top.set_title("Invert, then sample back with the host's euler: 100 model calls in all, guidance 1, ten steps")
     for axes, (title, rows) in zip(below, by_steps.items(), strict=True):
         _bars(axes, extents, rows, COLOURS)
-        axes.set_title(f"karras, {title}")
+        axes.set_title(f"karras, {title}: 100 model calls in all")
     FigureCanvasAgg(figure).print_png(FOLDER / "inversion.png")
 
 

@@ -1,4 +1,4 @@
-"""Writes workflows/*.json from edit_chain.py and session_workflows.py. Run it after changing a node or a graph:
+"""Writes workflows/*.json from edit_chain.py and *_workflow(s).py. Run it after changing a node or a graph:
 
 `python tests/comfy/author_workflows.py` with the environment's Python and COMFYUI_PATH set (it asks a real host what its
 nodes look like).
@@ -16,6 +16,7 @@ from typing import Any
 
 from chain_builder import MODELS
 from edit_chain import our_chain
+from inversion_workflow import invert_and_reconstruct
 from live_server import LiveServer
 from session_workflows import continue_tomorrow, paint_and_merge, undo_and_branch
 from workflow_writer import WorkflowWriter
@@ -43,6 +44,15 @@ shows both branches, and the whole session is saved as one file in ComfyUI's out
 
 Run *undo_and_branch* first: it saves the session that is opened here. *ReEdit Checkout* goes to the branch with the white
 cross, by its label, and a third edit is made there. The latent is bit for bit the one that was saved.
+""",
+    "invert_and_reconstruct": """## Invert a picture, and see how exact it is
+
+*ReEdit Invert* finds the noise from which the model makes exactly this picture; its report says in words and as a plot
+whether it converged. Sampling from that noise, with the sigmas beside it, brings the picture back.
+
+- Say what your picture shows in *what the picture shows*. Guidance stays at 1, both ways.
+- Group 2 is for graphs that you already have: only the sampler is exchanged. Group 3 is the same without us.
+- *drift* shows the figures: the latent change, and the PSNR against the picture that was encoded.
 """,
     "paint_and_merge": """## Paint, and go on from the latent
 
@@ -77,6 +87,7 @@ def saved(name: str, graph: Callable[..., WorkflowWriter], kinds: tuple[str, ...
 WORKFLOWS = {
     "mixed_edit_chain": saved("mixed_edit_chain", our_chain, ("instruct", "repaint", "vae")),
     "undo_and_branch": saved("undo_and_branch", undo_and_branch, ("instruct", "repaint", "vae")),
+    "invert_and_reconstruct": saved("invert_and_reconstruct", invert_and_reconstruct, ("repaint", "vae")),
     "continue_tomorrow": saved("continue_tomorrow", continue_tomorrow, ("instruct", "vae")),
     "paint_and_merge": saved("paint_and_merge", paint_and_merge, ("repaint", "vae")),
 }

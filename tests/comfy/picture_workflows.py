@@ -1,11 +1,12 @@
-"""Makes the thumbnails of the workflows: runs each with the demo's models and keeps its timeline.
+"""Makes the thumbnails of the workflows: runs each with the demo's models and keeps its timeline, or its report.
 
-`python tests/comfy/picture_workflows.py` with the environment's Python and COMFYUI_PATH set.
+`python tests/comfy/picture_workflows.py [NAME …]` with the environment's Python and COMFYUI_PATH set.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,8 +17,14 @@ from live_server import LiveServer
 from PIL import Image
 from saved_workflows import FOLDER, run_shipped
 
-# In this order: "continue_tomorrow" opens what the one before it saved.
-NAMES = ("mixed_edit_chain", "undo_and_branch", "continue_tomorrow", "paint_and_merge")
+# By the node whose picture it is. In this order: "continue_tomorrow" opens what the one before it saved.
+SHOWN = {
+    "mixed_edit_chain": "ReEditTimeline",
+    "undo_and_branch": "ReEditTimeline",
+    "continue_tomorrow": "ReEditTimeline",
+    "paint_and_merge": "ReEditTimeline",
+    "invert_and_reconstruct": "ReEditInversionReport",
+}
 LARGEST = 900  # pixels
 
 
@@ -25,8 +32,8 @@ def main() -> None:
     host, base_directory = Path(os.environ["COMFYUI_PATH"]), ROOT / "build" / "comfy"
     with tempfile.TemporaryDirectory() as scratch, LiveServer(host, base_directory, Path(scratch)) as server:
         save_picture(truth(None), server.folder("input") / PICTURE)
-        for name in NAMES:
-            (shown,) = run_shipped(name, server)["ReEditTimeline"]["images"]
+        for name in sys.argv[1:] or SHOWN:
+            (shown,) = run_shipped(name, server)[SHOWN[name]]["images"]
             picture = Image.open(server.output_file(shown)).convert("RGB")
             picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
             picture.save(FOLDER / f"{name}.jpg", quality=88)
