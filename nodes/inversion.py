@@ -34,6 +34,7 @@ from .inversion_sampler import (
 TRAJECTORY = io.Custom("REEDIT_TRAJECTORY")
 NOISY = "reedit_noisy"  # a LATENT's mark: {"sigma", "digest" of the noisy samples}
 LARGEST_CLEAN = 4.0  # root mean square: clean latents lie near 1 in every model's own scale
+INVERT_CLEAN = "Invert the clean latent: the one that the VAE or a finished sampler gave."
 LOWEST, ZERO = "lowest sigma", "zero"
 
 
@@ -56,13 +57,13 @@ def solver_inputs(iterations: int) -> list[Any]:
         ),
         io.Float.Input(
             "tolerance",
-            default=1e-4,
+            default=1e-3,
             min=0.0,
             max=1.0,
             step=1e-7,
             round=False,
-            tooltip="How far, relative to the latent, a step may miss. 1e-4 is far below what a VAE shows; 1e-3 is what "
-            "half-precision models can keep. 0 goes on until nothing improves.",
+            tooltip="How far, relative to the latent, a step may miss. 1e-3 is below what a VAE shows, and what half "
+            "precision can keep; a float32 model reaches 1e-5 with twice the calls. 0 goes on until nothing improves.",
         ),
         io.Int.Input(
             "history",
@@ -197,7 +198,7 @@ class ReEditInvert(io.ComfyNode):
             trajectory.check_sigmas(rising)
         settings = InversionSettings(method, iterations, tolerance, calls or None)
         found: list[Trajectory] = []
-        sampler = inversion_sampler(settings, history, trajectory and trajectory.states, found.append)
+        sampler = inversion_sampler(settings, history, None if trajectory is None else trajectory.states, found.append)
         noisy = sample_upwards(guider_of(model, positive, negative, cfg), sampler, rising, latent, samples)
         log_verdict(found[0])
         result = {**samples, "samples": noisy, NOISY: {"sigma": float(rising[-1]), "digest": digest(noisy)}}
@@ -215,14 +216,12 @@ def check_clean(model: Any, samples: dict[str, Any]) -> Tensor:
         raise ValueError("samples is an empty latent: there is no picture to invert. Encode one.")
     check_channels(model.get_model_object("latent_format").latent_channels, latent)
     mark = samples.get(NOISY)
-    noisy = mark is not None and mark["digest"] == digest(given)
+    if mark is not None and mark["digest"] == digest(given):
+        raise ValueError(f"samples is already noisy (at sigma {mark['sigma']:.4g}). {INVERT_CLEAN}")
     size = float(model.model.process_latent_in(latent.float()).square().mean().sqrt())
-    if noisy or size > LARGEST_CLEAN:
-        level = (
-            f"at sigma {mark['sigma']:.4g}" if noisy else f"{size:.3g} in root mean square, where a clean one is near 1"
-        )
+    if size > LARGEST_CLEAN:
         raise ValueError(
-            f"samples is already noisy ({level}). Invert the clean latent: the one that the VAE or a finished sampler gave."
+            f"samples looks noisy: its root mean square is {size:.3g}, where a clean latent's is near 1. {INVERT_CLEAN}"
         )
     return latent
 

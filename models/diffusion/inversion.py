@@ -28,7 +28,7 @@ METHODS: dict[str, Callable[[int], Method]] = {
     "plain": lambda window: plain(),
     "euler": lambda window: plain(),  # one call a step: the uncorrected DDIM inversion
 }
-STALLED = 4  # evaluations without a tenth of improvement: what is left is the model's own rounding
+STALLED = 8  # evaluations without a tenth of improvement: what is left is the model's own rounding
 
 
 def invert_step(

@@ -47,10 +47,7 @@ def inversion_sigmas(
 
 def check_falling(sigmas: Tensor) -> None:
     """Raise ValueError unless the sigmas are a sampler's: (N + 1,), N of 1 or more, finite, falling, none negative."""
-    if sigmas.ndim != 1 or len(sigmas) < 2:
-        raise ValueError(f"sigmas has {sigmas.numel()} value(s); an inversion needs at least 2: one step.")
-    if not bool(torch.isfinite(sigmas).all()) or float(sigmas.min()) < 0:
-        raise ValueError(f"sigmas holds a value that is negative or no number: {described(sigmas)}.")
+    check_values(sigmas)
     if not bool((sigmas[1:] < sigmas[:-1]).all()):
         raise ValueError(
             f"sigmas must fall from one to the next, as a scheduler makes them, but they are {described(sigmas)}. "
@@ -58,14 +55,26 @@ def check_falling(sigmas: Tensor) -> None:
         )
 
 
+def check_values(sigmas: Tensor) -> None:
+    """Raise ValueError for fewer than two sigmas, and for any that is negative, infinite or no number."""
+    if sigmas.ndim != 1 or len(sigmas) < 2:
+        raise ValueError(f"sigmas has {sigmas.numel()} value(s); an inversion needs at least 2: one step.")
+    if not bool(torch.isfinite(sigmas).all()) or float(sigmas.min()) < 0:
+        raise ValueError(
+            f"sigmas holds a value that is negative or no number: {described(sigmas)}. "
+            "A scheduler may fail at few steps: take more, or another one."
+        )
+
+
 def check_rising(sigmas: Tensor) -> None:
     """Raise ValueError unless the sigmas are a sampler's, flipped."""
-    try:
-        check_falling(sigmas.flip(0))
-    except ValueError as error:
-        if len(sigmas) > 1 and bool((sigmas[1:] < sigmas[:-1]).all()):
-            raise ValueError("sigmas fall, but an inversion goes upwards. Put FlipSigmas in front.") from error
-        raise
+    if len(sigmas) > 1 and bool((sigmas[1:] < sigmas[:-1]).all()):
+        raise ValueError("sigmas fall, but an inversion goes upwards. Put FlipSigmas in front.")
+    check_values(sigmas)
+    if not bool((sigmas[1:] > sigmas[:-1]).all()):
+        raise ValueError(
+            f"sigmas must rise from one to the next, as FlipSigmas makes them, but are {described(sigmas)}."
+        )
 
 
 def described(sigmas: Tensor) -> str:

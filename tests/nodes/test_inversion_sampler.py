@@ -162,7 +162,7 @@ def test_a_latent_that_is_noisy_already_is_refused(model, positive, latent):
     with pytest.raises(ValueError, match=r"samples is already noisy \(at sigma 3\)\. Invert the clean latent"):
         inverted(model, positive, noisy)
     noise = latent["samples"] + 14.6 * torch.randn_like(latent["samples"]) / model.model.latent_format.scale_factor
-    with pytest.raises(ValueError, match=r"already noisy \(1\d(\.\d)? in root mean square"):
+    with pytest.raises(ValueError, match=r"looks noisy: its root mean square is 1\d(\.\d)?, "):
         inverted(model, positive, {"samples": noise})
 
 
