@@ -30,7 +30,7 @@ def draw(by_schedule: dict[str, list[float]], by_steps: dict[str, dict[str, list
 def _bars(axes, groups: list[str], rows: dict[str, list[float]], colours: tuple[str, ...]) -> None:
     width = 0.8 / len(rows)
     for number, (name, values) in enumerate(rows.items()):
-        places = [group + (number - (len(rows) - 1) / 2) * width for group in range(len(groups))]
+        places = [group + (number - (len(rows) - 1) / 2) * width for group in range(len(values))]
         bars = axes.bar(places, values, width, label=name, color=colours[number % len(colours)])
         axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=-10, color="white")
     axes.set_xticks(range(len(groups)), groups)
