@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..models.diffusion.fixed_point import NotFinite
-from ..models.diffusion.inversion import invert
+from ..models.diffusion.inversion import invert, reachable
 from ..models.diffusion.inversion_schedule import FLIPPED_ZERO, check_rising
 from ..models.diffusion.inversion_text import verdict
 from ..models.diffusion.trajectory import InversionSettings, LatentSpace, Trajectory
@@ -73,8 +73,13 @@ def inversion_sampler(
         callback: Callable[[dict[str, Any]], None] | None = None,
         disable: bool | None = None,
     ) -> Tensor:
-        sampling = model.inner_model.inner_model.model_sampling
-        x, sigmas = clean_start(sampling, x, sigmas)
+        inner = model.inner_model.inner_model
+        x, sigmas = clean_start(inner.model_sampling, x, sigmas)
+        how = replace(
+            settings,
+            tolerance=reachable(settings.tolerance, inner.get_dtype_inference()),
+            cfg=float(getattr(model.inner_model, "cfg", settings.cfg)),
+        )
         evaluate = BatchDenoiser(model, x, extra_args or {})
         step, prepared = 0, -1
 
@@ -95,14 +100,13 @@ def inversion_sampler(
             step = done + 1
 
         try:
-            states, residuals = invert(denoise, x, sigmas, settings, window, guesses, after_step=after_step)
+            states, residuals = invert(denoise, x, sigmas, how, window, guesses, after_step=after_step)
         except NotFinite as error:
             raise ValueError(
                 f"{error} Nothing was changed. A half-precision model overflows like this: try it in float32 or bfloat16, "
                 "or without the last node that patched it."
             ) from error
         space = latent_space(model.inner_model.model_patcher)
-        how = replace(settings, cfg=float(getattr(model.inner_model, "cfg", settings.cfg)))
         finished(Trajectory(sigmas.cpu(), torch.stack(states).cpu(), residuals, space, how))
         return states[-1]
 
@@ -157,8 +161,8 @@ class InvertedNoise:
         sampling = self.model.get_model_object("model_sampling")
         sigma = self.trajectory.sigmas[-1]
         whole = SimpleNamespace(inner_model=SimpleNamespace(model_sampling=sampling))
-        at_most = comfy.samplers.Sampler().max_denoise(whole, self.trajectory.sigmas.flip(0))
+        max_denoise = comfy.samplers.Sampler().max_denoise(whole, self.trajectory.sigmas.flip(0))
         # The host mixes noise and latent by a rule of each model family, always as a · noise + b.
-        factor = sampling.noise_scaling(sigma, torch.ones(1), torch.zeros(1), at_most)
-        offset = sampling.noise_scaling(sigma, torch.zeros_like(latent), latent, at_most)
+        factor = sampling.noise_scaling(sigma, torch.ones(1), torch.zeros(1), max_denoise)
+        offset = sampling.noise_scaling(sigma, torch.zeros_like(latent), latent, max_denoise)
         return (self.trajectory.states[-1] - offset) / factor

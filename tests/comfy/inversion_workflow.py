@@ -49,11 +49,11 @@ def invert_and_reconstruct(models: dict[str, str], described: Described = None) 
     )
     for row, (title, name, sampler, colour) in enumerate(rows):
         y = 1080 + row * 1080
-        build.writer.group(title, (400, y - 70, 2090, 1060), colour)
+        build.writer.group(title, (400, y - 70, 1430, 1060), colour)
         upwards = {"guider": guider, "sampler": sampler, "sigmas": flipped, "latent_image": latent, "noise": none}
         noisy = add("SamplerCustomAdvanced", (420, y), (400, 140), "upwards", **upwards).out()
         back = {"noise": none, "sigmas": sigmas, "latent_image": noisy}
-        _sample_back(build, guider, euler, back, name, 1520, y)
+        _sample_back(build, guider, euler, back, name, 860, y)
     return build.writer
 
 
