@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..models.diffusion.fixed_point import NotFinite
-from ..models.diffusion.inversion import invert, reachable
+from ..models.diffusion.inversion import invert, reachable, relative_errors
 from ..models.diffusion.inversion_schedule import FLIPPED_ZERO, check_rising
 from ..models.diffusion.inversion_text import verdict
 from ..models.diffusion.trajectory import InversionSettings, LatentSpace, Trajectory
@@ -58,11 +58,12 @@ def inversion_sampler(
     window: int,
     guesses: Tensor | None = None,
     finished: Callable[[Trajectory], None] = log_verdict,
+    check: bool = False,
 ) -> comfy.samplers.KSAMPLER:
     """A SAMPLER that takes a clean latent up rising sigmas, each step so that one of the host's euler undoes it.
 
     A first sigma of 0, or what FlipSigmas writes for it, stands for the 0 at which the sampler will end. `finished` is given
-    the trajectory.
+    the trajectory; with check, the error in it is measured.
     """
 
     def sample_inversion(
@@ -81,7 +82,7 @@ def inversion_sampler(
             cfg=float(getattr(model.inner_model, "cfg", settings.cfg)),
         )
         evaluate = BatchDenoiser(model, x, extra_args or {})
-        step, prepared = 0, -1
+        step, prepared, measuring = 0, -1, False
 
         def denoise(y: Tensor, sigma: Tensor, samples: list[int]) -> Tensor:
             nonlocal prepared
@@ -90,7 +91,7 @@ def inversion_sampler(
                 set_keyframes(model.inner_model, sigmas[step + 1 :].flip(0))
                 prepared = step
             denoised = evaluate(y, sigma, samples)
-            if callback is not None:
+            if callback is not None and not measuring:
                 shown = {"x": evaluate.x, "denoised": evaluate.denoised, "sigma": sigma, "sigma_hat": sigma}
                 callback({"i": step, **shown})
             return denoised
@@ -98,6 +99,10 @@ def inversion_sampler(
         def after_step(done: int, _: Tensor) -> None:
             nonlocal step
             step = done + 1
+
+        def before_check(next_step: int) -> None:
+            nonlocal step, measuring
+            step, measuring = next_step, True  # the progress bar has arrived, and never goes back
 
         try:
             states, residuals = invert(denoise, x, sigmas, how, window, guesses, after_step=after_step)
@@ -107,7 +112,8 @@ def inversion_sampler(
                 "or without the last node that patched it."
             ) from error
         space = latent_space(model.inner_model.model_patcher)
-        finished(Trajectory(sigmas.cpu(), torch.stack(states).cpu(), residuals, space, how))
+        measured = relative_errors(denoise, states, sigmas, before_check) if check else None
+        finished(Trajectory(sigmas.cpu(), torch.stack(states).cpu(), residuals, space, how, measured))
         return states[-1]
 
     return comfy.samplers.KSAMPLER(sample_inversion)

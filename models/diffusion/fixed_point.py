@@ -60,7 +60,8 @@ class Method:
 class Solution:
     """x: (B, ...). residuals: of each sample, at every iterate where f was evaluated, in order.
 
-    A sample's x is one update beyond its last evaluated iterate where that was its best, and its best where it was not.
+    A sample's x is one update beyond its last evaluated iterate where that was its best and the residuals were falling, and
+    otherwise its best.
     """
 
     x: Tensor
@@ -190,6 +191,9 @@ class _Run:
             if finite and last == best:
                 improved.append(row)
                 self.halvings[row] = max(0, self.halvings[row] - (len(self.filled[row]) > 1))
+                if ends[row] and _wavers(history):
+                    returning.append((row, 0.0))
+                    continue
             elif ends[row] or not (finite or self.method.guarded):
                 returning.append((row, 0.0))
                 ends[row] = True
@@ -220,6 +224,11 @@ class _Run:
             setattr(self, name, getattr(self, name)[keep])
         for name in ("open", "filled", "halvings"):
             setattr(self, name, [getattr(self, name)[row] for row in keep])
+
+
+def _wavers(residuals: Sequence[Residual]) -> bool:
+    """Whether the residual rose before it last fell: then the next update may well raise it again."""
+    return len(residuals) > 2 and residuals[-2].absolute > residuals[-3].absolute
 
 
 def _residual(error: float, value: float) -> Residual:

@@ -136,7 +136,7 @@ def _draw_steps(axes: Axes, trajectory: Trajectory, missed: set[int]) -> None:
 
 def _draw_errors(axes: Axes, trajectory: Trajectory) -> None:
     """The error of the latent that sampling will bring back: for each item of a batch, or how that of one adds up."""
-    if not corrected(trajectory):
+    if not corrected(trajectory) and trajectory.measured is None:
         axes.set_title("Error of the latent to expect", loc="left", fontsize=11)
         axes.text(0.5, 0.5, "not known: uncorrected", ha="center", va="center", transform=axes.transAxes, color=WORDS)
         axes.set_xticks([])
@@ -153,8 +153,14 @@ def _draw_errors(axes: Axes, trajectory: Trajectory) -> None:
         title, name = "Error of the latent to expect, of each item of the batch", "item of the batch"
         colours = [CALM if _converged(trajectory, sample) else WARNING for sample in range(trajectory.batch)]
         axes.bar(numbers, shown(errors), 0.7, color=colours)
+    found = f"{'worst' if trajectory.batch > 1 else 'total'}: {number(max(errors))}"
+    if trajectory.measured is not None:
+        where = numbers if trajectory.batch > 1 else [trajectory.steps]
+        axes.plot(where, shown(trajectory.measured), "D", color="black", markersize=5)
+        errors = [*errors, *trajectory.measured]
+        found += f"; measured (black): {number(max(trajectory.measured))}"
     axes.set_title(title, loc="left", fontsize=11)
-    axes.set_title(f"{'worst' if trajectory.batch > 1 else 'total'}: {number(max(errors))}", loc="right", fontsize=11)
+    axes.set_title(found, loc="right", fontsize=11)
     _scale(axes, errors)
     axes.set_ylabel("relative error")
     _count(axes, numbers, name)

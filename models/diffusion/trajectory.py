@@ -42,7 +42,8 @@ class Trajectory:
     """sigmas: (N + 1,), rising. states: (N + 1, B, C, [T,] H, W) float32 on the CPU, in the model's own scale.
 
     residuals[step][sample]: those of the step's iterates, in the order of the model calls. states[step + 1] is one update
-    beyond the last of them, or the best of them (fixed_point.Solution).
+    beyond the last of them, or the best of them (fixed_point.Solution). measured: of each sample, the relative error of the
+    latent that came back when the steps were sampled down again; None where nobody did.
     """
 
     sigmas: Tensor
@@ -50,6 +51,7 @@ class Trajectory:
     residuals: tuple[tuple[tuple[Residual, ...], ...], ...]
     space: LatentSpace
     settings: InversionSettings = field(default_factory=InversionSettings)
+    measured: tuple[float, ...] | None = None
 
     @property
     def steps(self) -> int:

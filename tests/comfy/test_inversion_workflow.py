@@ -27,7 +27,7 @@ def drift(outputs: dict, name: str) -> dict:
 
 def test_the_report_tells_a_person_that_it_worked(outputs):
     verdict, report = outputs["ReEditInversionReport"]["text"]
-    assert verdict.startswith("Converged in all") and report.startswith(verdict)
+    assert verdict.startswith("Converged in all") and report.startswith(verdict) and "Checked: " in report
     assert len(outputs["ReEditInversionReport"]["images"]) == 1
 
 

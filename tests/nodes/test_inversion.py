@@ -11,6 +11,7 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelComputeDtype, ModelSamplingDiscrete
+from reedit.models.diffusion.inversion_text import number
 from reedit.nodes.inversion import LOWEST, ZERO, ReEditInversionReport
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -245,6 +246,24 @@ def test_the_noise_of_another_shape_or_model_is_refused(model, latents, exact):
     noise = exact[1]
     with pytest.raises(ValueError, match="trajectory is of a latent of"):
         noise.generate_noise(latents)
+
+
+# --- the error, measured ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["anderson", "euler"])
+def test_check_measures_what_the_hosts_sampler_brings_back(model, positive, latents, method):
+    with counted_rows(model) as rows:
+        noisy, _, sigmas, trajectory, report = inverted(
+            model, positive, latents, sigmas=FEW, method=method, tolerance=1e-2, check=True
+        )
+    assert rows[-trajectory.steps :] == [3] * trajectory.steps  # one call a step, of the whole batch
+    back = sampled(guider(model, positive), sigmas, noisy)
+    scaled = [model.model.process_latent_in(values) for values in (back, latents["samples"])]
+    wanted = [relative(result, known) for result, known in zip(*scaled, strict=True)]
+    assert trajectory.measured == pytest.approx(wanted, rel=0.01)
+    assert f"relative error of {number(max(trajectory.measured))}" in report and "Checked" in report
+    assert ReEditInversionReport.execute(trajectory)[2] == max(trajectory.measured)
 
 
 # --- half precision ---------------------------------------------------------------------------------------------------

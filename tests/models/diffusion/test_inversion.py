@@ -7,7 +7,7 @@ import pytest
 import torch
 from gaussian import SCALES, GaussianData, TwoPeaks, relative, sample_down, seeded
 from reedit.models.diffusion.fixed_point import NotFinite, anderson, plain, solve, within
-from reedit.models.diffusion.inversion import METHODS, CallBudget, invert, invert_step
+from reedit.models.diffusion.inversion import METHODS, CallBudget, invert, invert_step, relative_errors
 from reedit.models.diffusion.inversion_schedule import inversion_sigmas
 from reedit.models.diffusion.trajectory import InversionSettings, LatentSpace, Trajectory
 from scipy.optimize import elementwise
@@ -334,3 +334,17 @@ def test_after_each_step_its_state_is_shown():
     )
     assert [step for step, _ in shown] == list(range(7))
     assert all(state is states[step + 1] for step, state in shown)
+
+
+# --- the error, measured ----------------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_the_measured_error_is_that_of_euler_written_out(kind):
+    model, sigmas = data(kind), schedule(kind, 8)
+    found = trajectory_of(model, model.draw(), sigmas, InversionSettings("plain", 2, 0.0))
+    back, visited = sample_down(model.denoise, found.states[-1], sigmas), []
+    measured = relative_errors(model.denoise, list(found.states), sigmas, visited.append)
+    assert visited == list(range(len(sigmas) - 2, -1, -1))
+    wanted = (back - found.states[0]).flatten(1).norm(dim=1) / found.states[0].flatten(1).norm(dim=1)
+    assert measured == pytest.approx(wanted.tolist(), rel=1e-4)

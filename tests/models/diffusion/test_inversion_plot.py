@@ -141,6 +141,9 @@ def test_the_error_adds_up_or_stands_for_each_item():
     batch = inverted(8, batch=5)
     heights = [bar.get_height() for bar in panels(batch)[3].patches]
     assert heights == pytest.approx([batch.predicted_error(sample) for sample in range(5)])
+    checked = replace(batch, measured=(1e-3, 2e-3, 3e-3, 4e-3, 5e-3))
+    (points,) = panels(checked)[3].lines
+    assert list(points.get_ydata()) == list(checked.measured)
     *_, errors = panels(inverted(8, method="euler"))
     assert [text.get_text() for text in errors.texts] == ["not known: uncorrected"] and not errors.lines
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reedit.models.diffusion.inversion import invert
 from reedit.models.diffusion.inversion_schedule import inversion_sigmas
-from reedit.models.diffusion.inversion_text import describe, number, verdict
+from reedit.models.diffusion.inversion_text import describe, error_of, number, verdict
 from reedit.models.diffusion.trajectory import InversionSettings, LatentSpace, Trajectory
 
 LOWEST, HIGHEST = 0.0292, 14.6
@@ -235,3 +235,13 @@ def test_numbers_are_rounded_up_to_two_digits(value):
     shown = float(number(value))
     assert value * (1 - 1e-5) <= shown <= value * 1.1 * (1 + 1e-5)
     assert len(re.sub(r"e.*|\.", "", number(value)).strip("0")) <= 2
+
+
+@pytest.mark.parametrize("method", ["anderson", "euler"])
+def test_a_measured_error_is_told_instead_of_the_predicted_one(method):
+    found = replace(inverted(gaussian, karras(6), torch.randn(2, 4, 8, 8), method=method), measured=(1e-3, 2.5e-2))
+    assert error_of(found) == 2.5e-2
+    text = describe(found)
+    assert "Checked" in text and "relative error of 0.025 (32 dB), for the worst item" in text
+    assert "should bring" not in text and "not known, since" not in text
+    assert math.isnan(error_of(replace(found, measured=None))) == (method == "euler")
