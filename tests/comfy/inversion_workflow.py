@@ -35,6 +35,7 @@ def invert_and_reconstruct(models: dict[str, str], described: Described = None) 
         samples=latent,
         **STEPS,
         tolerance=1e-5,
+        check=True,
     )
     add("ReEditInversionReport", (860, 0), (620, 940), "", trajectory=inverted.out(3))
     back = {"noise": inverted.out(1), "sigmas": inverted.out(2), "latent_image": latent}
