@@ -73,7 +73,7 @@ GUESSES = {
     for steps in (10, 20)
 }
 SHARES = (replace(ours(10, 1.0, "normal"), share=True, tolerance=0.0), ours(10, 1.0, "normal"))
-UNDIVIDED = {name: replace(case, largest_ratio=1e9) for name, case in tolerance_cases(1e-5).items()}
+UNDIVIDED = Case("anderson", "normal", tolerance=1e-5, largest_ratio=1e9)
 
 
 def all_cases() -> list[Case]:
@@ -81,8 +81,9 @@ def all_cases() -> list[Case]:
     cases = [*tolerance_cases(1e-5).values(), *tolerance_cases(1e-3).values()]
     cases += [case for row in EQUAL.values() for case in row]
     cases += [case for row in GUESSES.values() for case in row] + list(SHARES)
+    cases += [UNDIVIDED, *matrix(3.0)["ours, anderson"], *matrix(3.0)[FLIP], *matrix(3.0)["plain"]]
     cases += [case for cfg in (1.0, 3.0) for row in matrix(cfg).values() for case in row]
-    return list(dict.fromkeys([*cases, UNDIVIDED["normal"]]))
+    return list(dict.fromkeys(cases))
 
 
 def run_all(cases: list[Case], seed: int, scenes: int) -> Results:
@@ -215,7 +216,7 @@ def main() -> None:
             name: [summary(case, results[case]) for case in row] for name, row in GUESSES.items()
         },
         "100 calls in equal parts, and shared out": [summary(case, results[case]) for case in SHARES],
-        "large steps left whole": summary(UNDIVIDED["normal"], results[UNDIVIDED["normal"]]),
+        "large steps left whole": summary(UNDIVIDED, results[UNDIVIDED]),
         "time": timing,
     }
     write_report("inversion", options.seed, figures, goals_of(results, timing))
