@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.conds
@@ -13,13 +11,6 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from hypothesis import given
-from hypothesis import strategies as st
-from reedit.nodes.batch_part import BatchDenoiser, can_be_divided, conditioning_of
-from reedit.nodes.emilie import ReEditGradientMask
-
-sys.path.append(str(Path(__file__).parents[1]))
-
 from host_graph import (
     control_net,
     counted_rows,
@@ -30,6 +21,10 @@ from host_graph import (
     relative,
     sampled,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from reedit.nodes.batch_part import BatchDenoiser, can_be_divided, conditioning_of
+from reedit.nodes.emilie import ReEditGradientMask
 
 FALLING = torch.tensor([3.0, 1.2, 0.5, 0.2, 0.08, 0.0])
 PROMPTS = ("a large red circle at the center, on grass", "a small white cross at the top left, on stone", "")

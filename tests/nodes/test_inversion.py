@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import logging
-import sys
-from pathlib import Path
 
 import comfy.samplers
 import nodes as host_nodes
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelComputeDtype, ModelSamplingDiscrete
+from host_graph import counted_rows, guider, inverted, prompt, relative, sampled
 from reedit.models.diffusion.inversion_text import number
 from reedit.nodes.inversion import LOWEST, ZERO, ReEditInversionReport
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from host_graph import counted_rows, guider, inverted, prompt, relative, sampled
 
 FEW = torch.tensor([1.0, 0.4, 0.17, 0.07, 0.0])  # the lower end of a schedule, as SplitSigmasDenoise gives it
 SOURCE = "a small purple circle at the bottom left and a large white cross at the top left, on stone"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.hooks
@@ -13,11 +11,8 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy_extras.nodes_hooks import CreateHookKeyframe, SetHookKeyframes, SetModelHooksOnCond
-from reedit.nodes.emilie import ReEditGradientMask, ReEditLatentConditioning
-
-sys.path.append(str(Path(__file__).parents[1]))
-
 from host_graph import control_net, guider, inverted, prompt, random_lora, relative, sampled
+from reedit.nodes.emilie import ReEditGradientMask, ReEditLatentConditioning
 
 FALLING = torch.tensor([1.0, 0.4, 0.17, 0.07, 0.0])
 PART = 0.75  # of the schedule: a sigma between the first two steps

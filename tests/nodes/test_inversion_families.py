@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import comfy.samplers
 import nodes as host_nodes
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import DisableNoise, SamplerCustomAdvanced
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete
+from random_families import BIG, FAMILIES, loaded
 from reedit.nodes.autoencoders import ReEditEncode
 from reedit.nodes.inversion import ReEditInvert
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from random_families import BIG, FAMILIES, loaded
 
 SCHEDULER = {"sd3": "simple", "flux": "simple"}
 CELLS = 8  # to a side

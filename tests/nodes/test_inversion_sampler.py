@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import comfy.model_management
 import comfy.model_patcher
 import comfy.nested_tensor
@@ -15,12 +12,9 @@ import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP
 from comfy_extras import nodes_custom_sampler as custom
+from host_graph import counted_rows, euler, guider, inverted, karras, prompt, relative, sampled
 from PIL import Image
 from reedit.nodes.inversion import ReEditInversionSampler, check_can_be_inverted
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from host_graph import counted_rows, euler, guider, inverted, karras, prompt, relative, sampled
 
 FALLING = torch.tensor([3.0, 1.2, 0.5, 0.2, 0.08, 0.0])
 

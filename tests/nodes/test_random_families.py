@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import comfy.model_detection
 import comfy.model_sampling
@@ -14,9 +12,6 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy.model_base import ModelType
-
-sys.path.append(str(Path(__file__).parents[1]))
-
 from random_families import BIG, FAMILIES, LAYOUTS, PREFIX, STORED, loaded, random_weights
 
 CONFIGURATION = {"sd15": "SD15", "sd2_v": "SD20", "sdxl": "Segmind_Vega", "sd3": "SD3", "flux": "Flux"}
