@@ -107,7 +107,7 @@ def reachable(tolerance: float, dtype: torch.dtype) -> float:
 
     A half-precision model's residual stops falling at about a tenth of its rounding: 1e-4 in float16, 8e-4 in bfloat16.
     """
-    return max(tolerance, torch.finfo(dtype).eps / 4) if tolerance > 0 else 0.0
+    return max(tolerance, torch.finfo(dtype).eps / 4) if tolerance > 0 else tolerance
 
 
 def stalled(residuals: Sequence[Residual]) -> bool:
