@@ -16,6 +16,7 @@ from typing import Any
 import requests
 import websocket
 
+NOTED_SECONDS = 60
 START_SECONDS = 240
 Graph = Mapping[str, Mapping[str, Any]]  # the queue's format: {id: {"class_type", "inputs"}}
 
@@ -129,7 +130,18 @@ class LiveServer:
             self._follow(connection, prompt_id)
         finally:
             connection.close()
-        return self.get(f"/history/{prompt_id}")[prompt_id]["outputs"]
+        return self.outputs_of(prompt_id)
+
+    def outputs_of(self, prompt_id: str) -> dict[str, Any]:
+        """What the nodes of a run that has ended showed. The host tells of its end a moment before it notes it down."""
+        deadline = time.monotonic() + NOTED_SECONDS
+        while prompt_id not in (history := self.get(f"/history/{prompt_id}")):
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"ComfyUI did not note run {prompt_id} within {NOTED_SECONDS} s:\n{self.log[-4000:]}"
+                )
+            time.sleep(0.1)
+        return history[prompt_id]["outputs"]
 
     @staticmethod
     def _follow(connection: websocket.WebSocket, prompt_id: str) -> None:

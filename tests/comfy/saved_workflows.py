@@ -70,7 +70,7 @@ def run_workflow(workflow: Path, server: LiveServer) -> dict[str, Any]:
     )
     events = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     (last,) = [event for event in events if event["type"] == "envelope"]
-    return server.get(f"/history/{last['data']['prompt_id']}")[last["data"]["prompt_id"]]["outputs"]
+    return server.outputs_of(last["data"]["prompt_id"])
 
 
 def run_shipped(name: str, server: LiveServer) -> dict[str, dict[str, Any]]:
