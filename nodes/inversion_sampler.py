@@ -74,13 +74,8 @@ def inversion_sampler(
         callback: Callable[[dict[str, Any]], None] | None = None,
         disable: bool | None = None,
     ) -> Tensor:
-        inner = model.inner_model.inner_model
-        x, sigmas = clean_start(inner.model_sampling, x, sigmas)
-        how = replace(
-            settings,
-            tolerance=reachable(settings.tolerance, inner.get_dtype_inference()),
-            cfg=float(getattr(model.inner_model, "cfg", settings.cfg)),
-        )
+        x, sigmas = clean_start(model.inner_model.inner_model.model_sampling, x, sigmas)
+        how = settings_for(model.inner_model, settings)
         evaluate = BatchDenoiser(model, x, extra_args or {})
         step, prepared, measuring = 0, -1, False
 
@@ -117,6 +112,12 @@ def inversion_sampler(
         return states[-1]
 
     return comfy.samplers.KSAMPLER(sample_inversion)
+
+
+def settings_for(guider: Any, settings: InversionSettings) -> InversionSettings:
+    """The settings with the guider's own guidance, and a tolerance that its model can meet."""
+    tolerance = reachable(settings.tolerance, guider.inner_model.get_dtype_inference())
+    return replace(settings, tolerance=tolerance, cfg=float(getattr(guider, "cfg", settings.cfg)))
 
 
 def set_keyframes(guider: Any, sigmas: Tensor) -> None:

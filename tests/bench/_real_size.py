@@ -11,24 +11,11 @@ import comfy.utils
 import nodes as host
 import numpy as np
 import torch
+from random_families import SD15
 
 # What the host's detection reads off an SD1.5 checkpoint.
 UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": 768,
-    "num_heads": 8,
-    "num_head_channels": -1,
-    "use_linear_in_transformer": False,
-    "use_spatial_transformer": True,
-    "legacy": False,
+    **SD15,
     "use_temporal_attention": False,
     "adm_in_channels": None,
     "use_temporal_resblock": False,
