@@ -6,7 +6,7 @@ from _report import FOLDER
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-COLOURS = ("#999999", "#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#0072b2")  # Okabe and Ito's palette
+COLOURS = ("#999999", "#e69f00", "#56b4e9", "#cc79a7", "#0072b2")  # Okabe and Ito's palette
 
 
 def draw(by_schedule: dict[str, list[float]], by_steps: dict[str, dict[str, list[float]]], extents: list[str]) -> None:
@@ -31,8 +31,7 @@ def _bars(axes, groups: list[str], rows: dict[str, list[float]], colours: tuple[
     width = 0.8 / len(rows)
     for number, (name, values) in enumerate(rows.items()):
         places = [group + (number - (len(rows) - 1) / 2) * width for group in range(len(values))]
-        bars = axes.bar(places, values, width, label=name, color=colours[number % len(colours)])
-        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=-10, color="white")
+        axes.bar(places, values, width, label=name, color=colours[number % len(colours)])
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel("relative latent error, dB (lower is better)")
     axes.invert_yaxis()
