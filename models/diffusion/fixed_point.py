@@ -30,6 +30,11 @@ class Residual:
     relative: float
 
 
+def least(residuals: Sequence[Residual]) -> Residual:
+    """The one whose iterate is nearest to its image."""
+    return min(residuals, key=lambda residual: residual.absolute)
+
+
 # ended(sample, its residuals so far) -> whether the last of them was its last evaluation.
 Ended = Callable[[int, Sequence[Residual]], bool]
 
@@ -68,7 +73,8 @@ class Solution:
     residuals: list[list[Residual]]
 
     def best(self, sample: int) -> Residual:
-        return min(self.residuals[sample], key=lambda residual: residual.absolute)
+        """The least residual that was seen of a sample."""
+        return least(self.residuals[sample])
 
 
 def plain() -> Method:
@@ -186,7 +192,7 @@ class _Run:
         weights = np.zeros(self.grams.shape[:2], np.float32)
         improved, returning = [], []
         for row, history in enumerate(residuals):
-            last, best = history[-1].absolute, min(residual.absolute for residual in history)
+            last, best = history[-1].absolute, least(history).absolute
             finite = math.isfinite(last)
             if finite and last == best:
                 improved.append(row)

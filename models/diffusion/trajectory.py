@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .fixed_point import Residual
+from .fixed_point import Residual, least
 from .inversion_schedule import described
 
 ROUNDING = 2.0**-23  # float32's
@@ -71,7 +71,7 @@ class Trajectory:
 
     def remaining(self, step: int, sample: int) -> Residual:
         """The best residual that was seen in a step."""
-        return min(self.residuals[step][sample], key=lambda residual: residual.absolute)
+        return least(self.residuals[step][sample])
 
     @property
     def tolerance(self) -> float:

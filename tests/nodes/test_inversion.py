@@ -9,12 +9,11 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelComputeDtype, ModelSamplingDiscrete
-from host_graph import counted_rows, guider, inverted, prompt, relative, sampled
+from host_graph import SOURCE, counted_rows, guider, inverted, prompt, quarters, relative, sampled
 from reedit.models.diffusion.inversion_text import number
 from reedit.nodes.inversion import LOWEST, ZERO, ReEditInversionReport
 
 FEW = torch.tensor([1.0, 0.4, 0.17, 0.07, 0.0])  # the lower end of a schedule, as SplitSigmasDenoise gives it
-SOURCE = "a small purple circle at the bottom left and a large white cross at the top left, on stone"
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +35,7 @@ def negative(text_to_image):
 
 @pytest.fixture(scope="module")
 def latents(tiny_vae, scenes):
-    """A quarter of each of three scenes: a model call takes a third of the time."""
-    with torch.inference_mode():
-        return {"samples": tiny_vae.encode(scenes[:3])[..., :8, :8].contiguous()}
+    return quarters(tiny_vae, scenes[:3])
 
 
 @pytest.fixture(scope="module")

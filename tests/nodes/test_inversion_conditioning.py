@@ -11,7 +11,7 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy_extras.nodes_hooks import CreateHookKeyframe, SetHookKeyframes, SetModelHooksOnCond
-from host_graph import control_net, guider, inverted, prompt, random_lora, relative, sampled
+from host_graph import SOURCE, control_net, guider, inverted, prompt, quarters, random_lora, relative, sampled
 from reedit.nodes.emilie import ReEditGradientMask, ReEditLatentConditioning
 
 FALLING = torch.tensor([1.0, 0.4, 0.17, 0.07, 0.0])
@@ -133,8 +133,7 @@ KEEPING = (noise_mask, noise_mask_and_noise, gradient_mask, gradient_mask_on_the
 def plain_graph(text_to_image, tiny_vae, scenes):
     model, clip = text_to_image
     with torch.inference_mode():
-        words = "a small purple circle at the bottom left and a large white cross at the top left, on stone"
-        return Graph(model, prompt(clip, words), {"samples": tiny_vae.encode(scenes[:1])[..., :8, :8].contiguous()})
+        return Graph(model, prompt(clip, SOURCE), quarters(tiny_vae, scenes[:1]))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP
 from comfy_extras import nodes_custom_sampler as custom
-from host_graph import counted_rows, euler, guider, inverted, karras, prompt, relative, sampled
+from host_graph import SOURCE, counted_rows, euler, guider, inverted, karras, prompt, quarters, relative, sampled
 from PIL import Image
 from reedit.nodes.inversion import ReEditInversionSampler, check_can_be_inverted
 
@@ -26,9 +26,8 @@ def model(text_to_image):
 
 @pytest.fixture(scope="module")
 def positive(text_to_image):
-    words = "a small purple circle at the bottom left and a large white cross at the top left, on stone"
     with torch.inference_mode():
-        return prompt(text_to_image[1], words)
+        return prompt(text_to_image[1], SOURCE)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +38,7 @@ def negative(text_to_image):
 
 @pytest.fixture(scope="module")
 def latents(tiny_vae, scenes):
-    """A quarter of each of two scenes."""
-    with torch.inference_mode():
-        return {"samples": tiny_vae.encode(scenes[:2])[..., :8, :8].contiguous()}
+    return quarters(tiny_vae, scenes[:2])
 
 
 @pytest.fixture(scope="module")
