@@ -102,6 +102,15 @@ class Trajectory:
         """
         return math.hypot(*self.step_errors(sample))
 
+    def at(self, sigma: float) -> Tensor:
+        """The latent at a noise level, (B, C, [T,] H, W): an Euler step is a straight line in sigma. Clamped to both ends."""
+        sigma = min(max(sigma, float(self.sigmas[0])), float(self.sigmas[-1]))
+        step = int(torch.searchsorted(self.sigmas[1:-1], sigma))
+        low, high = (float(level) for level in self.sigmas[step : step + 2])
+        if sigma in (low, high):  # exactly the state, not nearly
+            return self.states[step if sigma == low else step + 1]
+        return torch.lerp(self.states[step], self.states[step + 1], (sigma - low) / (high - low))
+
     def check_fits(self, space: LatentSpace, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless the trajectory is of latents of this space and of this shape, (B, C, [T,] H, W)."""
         if self.space != space:
