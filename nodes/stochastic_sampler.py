@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import torch
@@ -88,7 +87,6 @@ def stochastic_sampler(eta: float, seed: int, mask: Tensor | None = None) -> com
         torch.randn(x.shape, generator=generator)
         ones = x.new_ones(len(x))
         for step in comfy.utils.model_trange(len(sigmas) - 1, disable=disable):
-            comfy.model_management.throw_exception_if_processing_interrupted()
             sigma = sigmas[step]
             denoised = model(x, sigma * ones, **extra_args)
             if callback is not None:

@@ -22,7 +22,8 @@ def added_noise(eta: float | Tensor, sigma_from: Tensor, sigma_to: Tensor, scale
     it is 0 on the step to sigma 0, and where sigma does not fall.
     """
     kept = sigma_to * scale(sigma_from) / scale(sigma_to)
-    return eta * (sigma_to / sigma_from) * (sigma_from**2 - kept**2).clamp(min=0).sqrt()
+    # Not a number: a flow model's step from 1 to 1, where neither sigma holds any of the clean latent.
+    return eta * (sigma_to / sigma_from) * (sigma_from**2 - kept**2).nan_to_num().clamp(min=0).sqrt()
 
 
 def stochastic_step(
@@ -41,7 +42,7 @@ def stochastic_step(
     """
     direction = (x - denoised) / sigma_from
     added = added_noise(eta, sigma_from, sigma_to, scale)
-    # Rounding can bring the difference below 0 where nearly all noise is new. Where none is, the root is sigma_to exactly.
+    # Where all noise is new, a device that rounds carelessly comes below 0. Where none is, the root is sigma_to exactly.
     old = (sigma_to**2 - added**2).clamp(min=0).sqrt()
     held = (x - scale(sigma_from) * denoised) / sigma_from
     return x + direction * (sigma_to - sigma_from) + (old - sigma_to) * held + added * noise
