@@ -3,10 +3,13 @@
 from .autoencoders import ReEditDecode, ReEditEncode, ReEditLoadREEDVAE
 from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
+from .guidance import ReEditAttentionMask, ReEditBlendedGuider, ReEditGuidanceMask
 from .inversion import ReEditInversionReport, ReEditInversionSampler, ReEditInvert
 from .merge_pixels import ReEditMergePixels
+from .prompt_words import ReEditPromptWords
 from .session import ReEditCheckout, ReEditCommit
 from .session_files import ReEditLoadSession, ReEditSaveSession
+from .stochastic_sampler import ReEditStochasticSampler
 from .timeline import ReEditTimeline
 
 NODES = (
@@ -18,6 +21,11 @@ NODES = (
     ReEditInvert,
     ReEditInversionSampler,
     ReEditInversionReport,
+    ReEditPromptWords,
+    ReEditBlendedGuider,
+    ReEditGuidanceMask,
+    ReEditAttentionMask,
+    ReEditStochasticSampler,
     ReEditMergePixels,
     ReEditCommit,
     ReEditCheckout,

@@ -20,16 +20,18 @@ from .inversion_sampler import is_flow
 LEAST_NOISE, MOST_NOISE = 0.4, 2.0
 
 
-def check_can_look(model: Any, conditioning: list[list[Any]], name: str) -> None:
-    """Raise ValueError unless a MODEL's attention can be read, and a CONDITIONING says which words are meant."""
+def check_can_look(model: Any, *conditionings: list[list[Any]]) -> None:
+    """Raise ValueError unless a MODEL's attention can be read, and one of the CONDITIONINGs says which words are meant."""
     if not can_be_read(model.model):
         raise ValueError(
             f"model is a {type(model.model).__name__}, whose attention to its prompt ReEdit cannot read. UNets with "
             "cross-attention (SD1.5, SD2, SDXL), SD3 and Flux can be read; for others give a mask of your own."
         )
-    if not any(WORDS in options for _, options in conditioning):
+    meant = [options[WORDS].words for entries in conditionings for _, options in entries if WORDS in options]
+    if not any(meant):
         raise ValueError(
-            f"{name} does not say which of its words are meant. Make it with ReEdit Prompt Words, or give a mask of your own."
+            "source and target do not say which of their words are meant. Make them with ReEdit Prompt Words, or give a mask "
+            "of your own."
         )
 
 

@@ -15,6 +15,7 @@ from ..models.cells import check_mask, mask_like_samples
 from ..models.diffusion.attention_maps import RunningMap, soft_mask
 from ..models.diffusion.blended_guidance import denoised_towards, guidance_scale
 from ..models.diffusion.gradient_mask import keep_outside
+from ..models.diffusion.prompt_tokens import WORDS
 from ..models.diffusion.trajectory import Trajectory
 from ..models.session.cell_change import digest
 from .attention_capture import AttentionCapture
@@ -75,8 +76,15 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         self.set_cfg(settings.cfg)
 
     @property
-    def reads_attention(self) -> bool:
-        return self.own_mask is None or self.settings.multiply
+    def reads(self) -> tuple[bool, bool]:
+        """Whether the words are looked for in the source, and in the edit: there, too, where only the target has any."""
+        if self.own_mask is not None and not self.settings.multiply:
+            return False, False
+        source, target = (
+            any(WORDS in entry and entry[WORDS].words for entry in self.original_conds[name])
+            for name in ("source", "target")
+        )
+        return source, target and (self.settings.both or not source)
 
     def outer_sample(
         self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
@@ -107,7 +115,7 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         if self.trajectory is None:
             if is_clean:
                 return latent_image
-            if self.reads_attention and self.settings.look_ahead:
+            if self.reads[0] and self.settings.look_ahead:
                 raise ValueError(
                     "look_ahead needs the clean latent, but the sampler was given a noisy one. Connect trajectory, or give "
                     "the sampler ReEdit Invert's noise and the clean latent, or set look_ahead to 0."
@@ -153,7 +161,7 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         self.reconstruction = Reconstruction(x, sigma, self.trajectory)
         for name in ("source", "target"):
             self.capture.know(self.conds[name])
-        if self.reads_attention and self.settings.look_ahead:
+        if self.reads[0] and self.settings.look_ahead:
             sampling = self.inner_model.model_sampling
             levels = noise_levels(sampling, self.settings.look_ahead)
             states = noisy_latents(sampling, levels, self.clean.to(x), self.trajectory, 0)
@@ -163,13 +171,12 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         """The predictions of the three branches, in one call of the host's; zeros for those that nothing needs."""
         settings, capture = self.settings, self.capture
         injects = step < settings.inject * (len(self.levels) - 1)
-        per_step = self.reads_attention and not settings.look_ahead
+        reads_source, reads_target = self.reads
+        per_step = reads_source and not settings.look_ahead
         rebuilds = injects or per_step or settings.outside == RECONSTRUCTION
         negative = None if self.cfg == 1.0 else self.conds.get("negative")
         conditionings = [self.conds["source"] if rebuilds else None, self.conds["target"], negative]
-        capture.maps = {SOURCE: self.rebuilt} if per_step else {}
-        if self.reads_attention and settings.both:
-            capture.maps[TARGET] = self.edited
+        capture.maps = ({SOURCE: self.rebuilt} if per_step else {}) | ({TARGET: self.edited} if reads_target else {})
         capture.replacing = (SOURCE, TARGET) if injects else None
         capture.latents = {SOURCE: self.reconstruction.at(float(timestep[0]))} if rebuilds else {}
         capture.was_replaced = False
@@ -196,13 +203,18 @@ class BlendedGuider(comfy.samplers.CFGGuider):
     def _mask_now(self, x: Tensor) -> Tensor:
         """The mask of this step: by the source's attention, the edit's too if asked for, and the mask that was given."""
         given = None if self.given is None else mask_like_samples(self.given, x)
-        if not self.reads_attention:
-            return given
+        reads_source, reads_target = self.reads
+        found = []
+        if reads_source:
+            found.append(seen(self.rebuilt, self.capture) if self.looked is None else self.looked)
+        if reads_target:
+            found.append(seen(self.edited, self.capture))
         settings = self.settings
         shape = (tuple(x.shape[-2:]), settings.low, settings.high, settings.blur)
-        mask = soft_mask(seen(self.rebuilt, self.capture) if self.looked is None else self.looked, *shape)
-        if settings.both:
-            mask = torch.maximum(mask, soft_mask(seen(self.edited, self.capture), *shape))
+        masks = [soft_mask(attention, *shape) for attention in found]
+        if not masks:
+            return given
+        mask = torch.stack(masks).amax(0)
         return mask if given is None else mask * given
 
     def _towards_trajectory(self, x: Tensor, sigma: float) -> Tensor:

@@ -198,9 +198,7 @@ class ReEditBlendedGuider(io.ComfyNode):
             raise ValueError("source is limited to an area. The source prompt has to describe the whole picture.")
         both = mask_from == "both"
         if mask is None or mask_use == MULTIPLY:
-            check_can_look(model, source, "source")
-            if both:
-                check_can_look(model, target, "target")
+            check_can_look(model, source, target)
         settings = BlendSettings(
             cfg, outside, both, look_ahead, low, high, blur, inject, cells_of(detail), mask_use == MULTIPLY
         )
@@ -320,7 +318,7 @@ class ReEditAttentionMask(io.ComfyNode):
         if not words.strip():
             raise ValueError("words is empty. Write the words of the prompt to find, separated by commas.")
         conditioning = encode_with_words(clip, prompt, words)
-        check_can_look(model, conditioning, "prompt")
+        check_can_look(model, conditioning)
         attention = attention_in(model, conditioning, latent, calls, trajectory, seed, cells_of(detail))
         mask = soft_mask(attention, tuple(latent.shape[-2:]), low, high, blur)
         return io.NodeOutput(mask_as_pixels(mask, model.get_model_object("latent_format").spacial_downscale_ratio))
