@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import numbers
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,30 +55,18 @@ def read_phrase(clip: Any, phrase: str, keys: Sequence[str], name: str) -> dict[
     return {key: reading.words for key, reading in _readings(clip, tokens, phrase, whole).items()}
 
 
-def encode_without(
-    clip: Any, prompt: EncodedPrompt, places: dict[str, list[int]]
-) -> tuple[Conditioning, dict[int, int]]:
-    """The CONDITIONING of a prompt without the words at these places, filled up at the end of their chunk as the host does.
+def encode_without(clip: Any, prompt: EncodedPrompt, columns: Collection[int]) -> Conditioning:
+    """The CONDITIONING of a prompt with commas for all that stands in these columns.
 
-    Also, for the columns of all its other words, where they stand then.
+    Taking the tokens out would move all words behind them, and that alone changes an encoding.
     """
+    commas = tokenize(clip, ",", "a comma")
     tokens = dict(prompt.tokens)
-    moved: dict[int, int] = {}
-    for key, reading in prompt.readings.items():
-        span = prompt.spans[key]
-        left_out = {column for place in places[key] for column in reading.words[place].columns}
-        padding = (sub_tokenizer(clip, key).pad_token, 1.0, 0)
-        tokens[key], first = [], span.start
-        for chunk in prompt.tokens[key]:
-            kept = [place for place in range(len(chunk)) if first + place not in left_out]
-            tokens[key].append([chunk[place] for place in kept] + [padding] * (len(chunk) - len(kept)))
-            moved |= {
-                first + place: first + now
-                for now, place in enumerate(kept)
-                if chunk[place][2] and first + place in span
-            }
-            first += len(chunk)
-    return encode_tokens(clip, tokens), moved
+    for key, span in prompt.spans.items():
+        comma = next(token for token in reversed(commas[key][0]) if token[2])
+        places = itertools.count(span.start)
+        tokens[key] = [[comma if next(places) in columns else token for token in chunk] for chunk in prompt.tokens[key]]
+    return encode_tokens(clip, tokens)
 
 
 def tokenize(clip: Any, text: str, name: str) -> Tokens:

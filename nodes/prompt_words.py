@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy_api.v0_0_2 import io
@@ -22,6 +22,13 @@ from .emilie import Conditioning
 from .prompt_reading import EncodedPrompt, encode_prompt, encode_without, read_phrase
 
 Places = dict[str, list[int]]  # of the words that are meant, as each text encoder has them
+
+
+class Compared(NamedTuple):
+    """A CONDITIONING that a prompt's is held against, and for columns of the prompt those in it with the same token."""
+
+    entries: Conditioning
+    columns: dict[int, int]
 
 
 class ReEditPromptWords(io.ComfyNode):
@@ -90,8 +97,7 @@ def encode_with_words(clip: Any, prompt: str, words: str, carried: float = 1.0) 
         raise ValueError("words is empty. Write those words of the prompt that are to be looked for.")
     encoded = encode_prompt(clip, prompt, "prompt")
     (meant,) = _given_places(clip, phrases, {"prompt": encoded})
-    compared, same = _compared_without(clip, encoded, meant, carried)
-    return _with_words(encoded, meant, compared, same, carried)
+    return _with_words(encoded, meant, _without(clip, encoded, meant, carried), carried)
 
 
 def encode_prompts_with_words(
@@ -112,17 +118,19 @@ def encode_prompts_with_words(
     after = encode_prompt(clip, target, "target") if target.strip() else before
     if phrases:
         meant, meant_after = _given_places(clip, phrases, {"source": before, "target": after})
-        compared, same = _compared_without(clip, before, meant, carried)
-        compared_after, same_after = _compared_without(clip, after, meant_after, carried)
     else:
         meant, meant_after = _differing_places(before, after)
-        compared, compared_after = after.entries, before.entries
-        same_after = _merged(equal_columns(before.readings[key], after.readings[key]) for key in before.readings)
-        same = {column: column_after for column_after, column in same_after.items()}
-    first = _with_words(before, meant, compared, same, carried)
-    second = _with_words(
-        after, meant_after, compared_after, same_after, carried, from_source=_from_source(before, after)
-    )
+    same_after = _merged(equal_columns(before.readings[key], after.readings[key]) for key in before.readings)
+    moved = any(column != column_after for column_after, column in same_after.items())
+    compared = Compared(after.entries, {column: column_after for column_after, column in same_after.items()})
+    compared_after = Compared(before.entries, same_after)
+    # A word that was left out or added moves those behind it, and that alone changes their encoding.
+    if (phrases or moved) and any(meant.values()):
+        compared = _without(clip, before, meant, carried)
+    if (phrases or moved) and any(meant_after.values()):
+        compared_after = _without(clip, after, meant_after, carried)
+    first = _with_words(before, meant, compared, carried)
+    second = _with_words(after, meant_after, compared_after, carried, from_source=_from_source(before, after))
     return first, second, f"source: {_in_words(before, meant, first)}\ntarget: {_in_words(after, meant_after, second)}"
 
 
@@ -164,38 +172,38 @@ def _differing_places(before: EncodedPrompt, after: EncodedPrompt) -> tuple[Plac
     return {key: places for key, (places, _) in both.items()}, {key: places for key, (_, places) in both.items()}
 
 
-def _compared_without(
-    clip: Any, prompt: EncodedPrompt, meant: Places, carried: float
-) -> tuple[Conditioning, dict[int, int]]:
-    """The prompt without the words that are meant, and where its other words stand in it."""
-    if carried == 0 or not any(meant.values()):
-        return prompt.entries, {}
-    return encode_without(clip, prompt, meant)
+def _without(clip: Any, prompt: EncodedPrompt, meant: Places, carried: float) -> Compared:
+    """The prompt with the words that are meant struck out, in which its other words stand where they are."""
+    if carried == 0:
+        return Compared(prompt.entries, {})
+    struck_out = _columns(prompt, meant)
+    others = {column for reading in prompt.readings.values() for word in reading.words for column in word.columns}
+    return Compared(encode_without(clip, prompt, struck_out), {column: column for column in others - struck_out})
+
+
+def _columns(prompt: EncodedPrompt, meant: Places) -> set[int]:
+    words = (reading.words[place] for key, reading in prompt.readings.items() for place in meant[key])
+    return {column for word in words for column in word.columns}
 
 
 def _with_words(
-    prompt: EncodedPrompt,
-    meant: Places,
-    compared: Conditioning,
-    same: dict[int, int],
-    carried: float,
-    from_source: Tensor | None = None,
+    prompt: EncodedPrompt, meant: Places, compared: Compared, carried: float, from_source: Tensor | None = None
 ) -> Conditioning:
     """The prompt's CONDITIONING, each entry with its PromptTokens."""
-    words = [[reading.words[place] for place in meant[key]] for key, reading in prompt.readings.items()]
-    columns = {column for chosen in words for word in chosen for column in word.columns}
-    names = next((tuple(dict.fromkeys(word.text for word in chosen)) for chosen in words if chosen), ())
-    entries = []
-    for (encoding, options), (other, _) in zip(prompt.entries, compared, strict=True):
-        weights = column_weights(encoding[0], other[0], columns, same, carried)
-        entries.append([encoding, {**options, WORDS: PromptTokens(weights, names, from_source)}])
+    texts = [[reading.words[place].text for place in meant[key]] for key, reading in prompt.readings.items()]
+    words = next((tuple(dict.fromkeys(found)) for found in texts if found), ())
+    columns, entries = _columns(prompt, meant), []
+    for (encoding, options), (other, _) in zip(prompt.entries, compared.entries, strict=True):
+        weights = column_weights(encoding[0], other[0], columns, compared.columns, carried)
+        entries.append([encoding, {**options, WORDS: PromptTokens(weights, words, from_source)}])
     return entries
 
 
 def _from_source(before: EncodedPrompt, after: EncodedPrompt) -> Tensor:
     """For each column of the target's conditioning, (T,) long, the one of the source's that says the same, or -1."""
     matches = _merged(matching_columns(before.readings[key], after.readings[key]) for key in before.readings)
-    return torch.tensor([matches.get(column, -1) for column in range(after.entries[0][0].shape[1])])
+    encoding = after.entries[0][0]
+    return torch.tensor([matches.get(column, -1) for column in range(encoding.shape[1])], device=encoding.device)
 
 
 def _merged(columns: Iterable[dict[int, int]]) -> dict[int, int]:

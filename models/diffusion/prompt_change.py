@@ -73,15 +73,14 @@ def matching_columns(source: Reading, target: Reading) -> dict[int, int]:
     """For the target's columns that say what a column of the source says, or say another word in its place: that column.
 
     Words that were exchanged for as many others count, where they have as many tokens. In each chunk the start tokens
-    match, and in their order the tokens that end and fill it; where the source has fewer of those, its last one.
+    match, and in their order the tokens that end and fill it.
     """
     matches = dict(_paired(source, target, {"equal", "replace"}))
     for start, target_start in zip(source.starts, target.starts, strict=False):  # one may have more chunks
         if start is not None and target_start is not None:
             matches[target_start] = start
     for filling, target_filling in zip(source.fillings, target.fillings, strict=False):
-        if filling:
-            matches |= {column: filling[min(place, len(filling) - 1)] for place, column in enumerate(target_filling)}
+        matches |= dict(zip(target_filling, filling, strict=False))
     return matches
 
 
