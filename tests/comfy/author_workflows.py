@@ -16,6 +16,7 @@ from typing import Any
 
 from chain_builder import MODELS
 from edit_chain import our_chain
+from guidance_workflows import attention_mask, prompt_edit
 from inversion_workflow import invert_and_reconstruct
 from live_server import LiveServer
 from session_workflows import continue_tomorrow, paint_and_merge, undo_and_branch
@@ -54,6 +55,24 @@ whether it converged. Sampling from that noise, with the sigmas beside it, bring
 - Group 2 is for graphs that you already have: only the sampler is exchanged. Group 3 is the same without us.
 - *drift* shows the figures: the latent change, and the PSNR against the picture that was encoded.
 """,
+    "prompt_edit": """## Edit by prompt: change a word, and only that changes
+
+Put your picture into *the picture to edit*. In *the two prompts* write what it shows, and then the same with the change. Run.
+Nothing else has to be set.
+
+- *mask* shows where the model sees the words that changed. Outside of it the latent stays as it is, bit for bit.
+- Not changed enough: raise *cfg* in *ReEdit Blended Guider*. A rim of the old is left: lower *low* and *high*.
+- The old fades and nothing comes: raise *inject*. An edit that needs another outline wants less of it.
+- Group 4 tries the same with some new noise inside the mask; change its seed for another try.
+""",
+    "attention_mask": """## A mask from words
+
+*ReEdit Attention Mask* looks where in the picture the model sees some words of a prompt; nothing is sampled for that. The
+mask goes to any node: here *Grow Mask* and *Set Latent Noise Mask*, and ComfyUI's own sampler repaints what was found.
+
+- *prompt* says what your picture shows; *words* are those of its words that you want found.
+- *what it is to show* is the whole prompt again, with the change.
+""",
     "paint_and_merge": """## Paint, and go on from the latent
 
 *ReEdit Merge Pixels* finds what was painted and encodes only a window around it; every other cell stays as it is, bit for
@@ -88,6 +107,8 @@ WORKFLOWS = {
     "mixed_edit_chain": saved("mixed_edit_chain", our_chain, ("instruct", "repaint", "vae")),
     "undo_and_branch": saved("undo_and_branch", undo_and_branch, ("instruct", "repaint", "vae")),
     "invert_and_reconstruct": saved("invert_and_reconstruct", invert_and_reconstruct, ("repaint", "vae")),
+    "prompt_edit": saved("prompt_edit", prompt_edit, ("repaint", "vae")),
+    "attention_mask": saved("attention_mask", attention_mask, ("repaint", "vae")),
     "continue_tomorrow": saved("continue_tomorrow", continue_tomorrow, ("instruct", "vae")),
     "paint_and_merge": saved("paint_and_merge", paint_and_merge, ("repaint", "vae")),
 }

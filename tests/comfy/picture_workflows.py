@@ -24,6 +24,8 @@ SHOWN = {
     "continue_tomorrow": "ReEditTimeline",
     "paint_and_merge": "ReEditTimeline",
     "invert_and_reconstruct": "ReEditInversionReport",
+    "prompt_edit": "drift: edited by prompt",
+    "attention_mask": "where the words are",
 }
 LARGEST = 900  # pixels
 
