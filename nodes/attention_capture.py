@@ -48,6 +48,7 @@ class AttentionCapture:
         self.replacing: tuple[int, int] | None = None
         self.latents: dict[int, Tensor] = {}
         self.tokens: dict[Any, PromptTokens] = {}  # by the host's uuid of a conditioning
+        self.empty: dict[Any, int] = {}  # by the same: how many empty tokens the model puts before it (Flux 2 does)
         self.grids: set[tuple[int, int]] = set()  # seen, whether read or not
         self.was_replaced = False
         self._cross: tuple[tuple[int, int], int, int] | None = None
@@ -65,8 +66,13 @@ class AttentionCapture:
     def know(self, conditioning: list[dict[str, Any]]) -> None:
         """Remember which tokens the entries of a processed conditioning mean."""
         for entry in conditioning:
+            handed = entry["model_conds"].get("c_crossattn")
+            if handed is None:
+                continue
+            own = entry["cross_attn"].shape[1]
+            empty = self.empty[entry["uuid"]] = max(0, handed.cond.shape[1] - own)
             if WORDS in entry:
-                self.tokens[entry["uuid"]] = _lengthened(entry[WORDS], entry["cross_attn"].shape[1])
+                self.tokens[entry["uuid"]] = _lengthened(entry[WORDS], own, empty)
 
     @property
     def _busy(self) -> bool:
@@ -127,7 +133,7 @@ class AttentionCapture:
         if q.shape[0] % len(branches):  # another patch has changed the batch
             return q, k
         if self.replacing is not None and all(branches.count(branch) == 1 for branch in self.replacing):
-            q, k = self._replaced(q, k, site, tokens, branches, known)
+            q, k = self._replaced(q, k, site, tokens, options)
         self.grids.add(site.grid)
         if self._joint is None and site.grid != self._wanted:
             return q, k
@@ -155,21 +161,23 @@ class AttentionCapture:
         return None
 
     def _replaced(
-        self, q: Tensor, k: Tensor, site: Site, tokens: int, branches: list[int], known: list[PromptTokens | None]
+        self, q: Tensor, k: Tensor, site: Site, tokens: int, options: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Queries and keys in which one branch's image attends to its prompt as another's does (Prompt-to-Prompt)."""
         assert self.replacing is not None
+        branches, uuids = options["cond_or_uncond"], options["uuids"]
         source, target = (branches.index(branch) for branch in self.replacing)
         q, k = q.clone(), k.clone()
         images = [part.narrow(tokens, *_extent(site.image)) for part in q.chunk(len(branches))]
         texts = [part.narrow(tokens, *_extent(site.text)) for part in k.chunk(len(branches))]
         images[target].copy_(images[source])
-        meant = known[target]
+        meant = self.tokens.get(uuids[target])
         if meant is not None and meant.from_source is not None:
             columns = _repeated(meant.from_source, len(texts[target]), site.text.stop)
             shape = (*columns.shape, 1) if tokens == 1 else (len(columns), 1, columns.shape[1], 1)
             columns = columns.to(k.device).view(shape)
-            said = texts[source].gather(tokens, columns.clamp(min=0).expand_as(texts[target]))
+            there = columns.clamp(min=0) + self.empty.get(uuids[source], 0)
+            said = texts[source].gather(tokens, there.expand_as(texts[target]))
             texts[target].copy_(torch.where(columns >= 0, said, texts[target]))
         self.was_replaced = True
         return q, k
@@ -201,11 +209,14 @@ def _repeated(values: Tensor, batch: int, columns: int) -> Tensor:
     return values.repeat(batch // len(values), columns // values.shape[1])
 
 
-def _lengthened(meant: PromptTokens, columns: int) -> PromptTokens:
-    """The tokens' marks for a conditioning to which others were appended (Conditioning Concat): those are not meant."""
-    missing = columns - meant.weights.shape[-1]
-    if missing <= 0:
+def _lengthened(meant: PromptTokens, own: int, empty: int) -> PromptTokens:
+    """The tokens' marks for a conditioning of `own` tokens before which the model puts `empty` ones.
+
+    Where others were appended to those that are marked (Conditioning Concat), they are not meant, and nor are empty ones.
+    """
+    margins = (empty, max(0, own - meant.weights.shape[-1]))
+    if not any(margins):
         return meant
-    weights = functional.pad(meant.weights, (0, missing))
-    from_source = None if meant.from_source is None else functional.pad(meant.from_source, (0, missing), value=-1)
+    weights = functional.pad(meant.weights, margins)
+    from_source = None if meant.from_source is None else functional.pad(meant.from_source, margins, value=-1)
     return PromptTokens(weights, meant.words, from_source)
