@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import comfy.ldm.flux.model
+import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
 import comfy.model_patcher
 import comfy.samplers
+import comfy.sd
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 from host_graph import euler
-from random_families import BIG, FAMILIES, loaded
+from random_families import BIG, FAMILIES, ON_META, PREFIX, Family, loaded, random_conditioning, random_weights
 from reedit.models.diffusion.attention_maps import RunningMap
 from reedit.models.diffusion.prompt_tokens import WORDS, PromptTokens
 from reedit.nodes.attention_capture import OVERRIDE, AttentionCapture
@@ -18,20 +22,88 @@ from reedit.nodes.guidance import ReEditBlendedGuider, ReEditGuidanceMask, atten
 from reedit.nodes.inversion import ReEditInvert
 from torch.nn import functional
 
-JOINT = {"sd3", "flux"}  # text and image in one attention
+JOINT = {"sd3", "flux", "sd35_medium", "flux2"}  # text and image in one attention
 SHAPE = (7, 15)  # cells: an odd number of rows and another of columns, of which layers and patches round up the half
-GRID = (4, 8)  # of queries: a UNet's at half of the latent's resolution, a transformer's patches
+GRID = {"flux2": SHAPE}  # of queries. The others': a UNet's at half of the latent's resolution, a transformer's patches
+HALF = (4, 8)
 TOKENS = 77
+PADDED = {"flux2": 512}  # to which the host lengthens a prompt, with empty tokens before it
 BATCH = 2
+
+
+def sd35_medium() -> ModelPatcher:
+    """One of 24 blocks and narrow: what is new in it is a second attention, of the image to itself."""
+    text = {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}}
+    network = mmdit.OpenAISignatureMMDITWrapper(
+        input_size=None,
+        patch_size=2,
+        in_channels=16,
+        depth=2,
+        adm_in_channels=2048,
+        context_embedder_config=text,
+        num_patches=16**2,
+        pos_embed_max_size=16,
+        qk_norm="rms",
+        x_block_self_attn_layers=[0],
+        **ON_META,
+    )
+    return random_model(network, PREFIX)
+
+
+def flux2() -> ModelPatcher:
+    """Two of 56 blocks and narrow."""
+    network = comfy.ldm.flux.model.Flux(
+        in_channels=128,
+        out_channels=128,
+        vec_in_dim=None,
+        context_in_dim=64,
+        hidden_size=128,
+        mlp_ratio=3.0,
+        num_heads=1,
+        depth=1,
+        depth_single_blocks=1,
+        axes_dim=[32, 32, 32, 32],
+        theta=2000,
+        patch_size=1,
+        qkv_bias=False,
+        guidance_embed=True,
+        txt_ids_dims=[3],
+        global_modulation=True,
+        mlp_silu_act=True,
+        ops_bias=False,
+        **ON_META,
+    )
+    return random_model(network, "")
+
+
+def random_model(network: torch.nn.Module, prefix: str) -> ModelPatcher:
+    shapes = {prefix + name: weight.shape for name, weight in network.state_dict().items()}
+    return comfy.sd.load_diffusion_model_state_dict(random_weights(shapes, 0))
+
+
+NARROW = {  # with the conditioning that each takes
+    "sd35_medium": (sd35_medium, random_conditioning(0, 4096, TOKENS, pooled=2048)),
+    "flux2": (flux2, random_conditioning(0, 64, TOKENS, guidance=3.5)),
+}
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in FAMILIES],
+    params=[*NARROW, *(pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in FAMILIES)],
 )
 def family(request):
-    with loaded(request.param) as family:
-        yield family
+    if request.param in NARROW:
+        make, conditioning = NARROW[request.param]
+        with torch.inference_mode():
+            model = make()
+        yield Family(request.param, model, conditioning, model.model.latent_format.latent_channels)
+    else:
+        with loaded(request.param) as family:
+            yield family
+
+
+def grid_of(family) -> tuple[int, int]:
+    return GRID.get(family.name, HALF)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -102,10 +174,10 @@ class PairGuider(comfy.samplers.CFGGuider):
         return torch.cat(comfy.samplers.calc_cond_batch(self.inner_model, conditions, x, timestep, model_options))
 
 
-def predictions(family, model, capture=None, **options) -> torch.Tensor:
+def predictions(family, model, capture=None, pair=None, **options) -> torch.Tensor:
     """(2 · BATCH, C, *SHAPE): of both prompts, at one noise level in the middle of the model's."""
     guider = PairGuider(model, capture, **options)
-    guider.inner_set_conds(dict(zip(("source", "target"), prompts(family), strict=True)))
+    guider.inner_set_conds(dict(zip(("source", "target"), pair or prompts(family), strict=True)))
     found = []
 
     def once(denoiser, x, sigmas, extra_args, callback, disable):
@@ -118,7 +190,7 @@ def predictions(family, model, capture=None, **options) -> torch.Tensor:
     return found[0]
 
 
-def with_recorder(model) -> tuple[comfy.model_patcher.ModelPatcher, Recorder]:
+def with_recorder(model) -> tuple[ModelPatcher, Recorder]:
     recorded, recorder = model.clone(), Recorder()
     recorded.model_options["transformer_options"][OVERRIDE] = recorder
     return recorded, recorder
@@ -140,25 +212,31 @@ def text_and_image(family, seen: list[Seen]) -> tuple[slice, slice]:
     """Where a transformer's text and image stand. In its first layer the keys that differ with the prompt are the text's."""
     first = seen[0]
     differ = (of_branch(first.key, first, 0) != of_branch(first.key, first, 1)).any(-1).any(0).any(0).nonzero()
-    assert differ.flatten().tolist() == list(range(5, TOKENS))  # the prompts' first five tokens are alike
-    count = GRID[0] * GRID[1]
-    assert first.key.shape[2] == TOKENS + count
-    return slice(0, TOKENS), slice(TOKENS, TOKENS + count)
+    end = PADDED.get(family.name, TOKENS)
+    assert differ.flatten().tolist() == list(range(end - TOKENS + 5, end))  # the prompts' first five tokens are alike
+    rows, columns = grid_of(family)
+    assert first.key.shape[2] == end + rows * columns
+    return slice(0, end), slice(end, end + rows * columns)
 
 
 def attention_to_words(family, seen: list[Seen], branch: int) -> torch.Tensor:
-    """The map by its definition, from all queries and keys at once: (BATCH, 1, *GRID), the mean of the layers of the grid."""
+    """The map by its definition, from all queries and keys, (BATCH, 1, rows, columns): the mean of the layers of the grid."""
     weights = prompts(family)[branch][0][1][WORDS].weights
+    (rows, columns), missing = grid_of(family), PADDED.get(family.name, TOKENS) - TOKENS
     text, image = text_and_image(family, seen) if family.name in JOINT else (slice(None), slice(None))
     maps = []
     for layer in seen:
-        if family.name not in JOINT and (layer.query.shape[2], layer.key.shape[2]) != (GRID[0] * GRID[1], TOKENS):
+        if family.name in JOINT:
+            to_prompt = layer.key.shape[2] > rows * columns  # and not of the image to itself
+        else:
+            to_prompt = (layer.query.shape[2], layer.key.shape[2]) == (rows * columns, TOKENS)
+        if not to_prompt:
             continue
         query, key = of_branch(layer.query, layer, branch)[:, :, image], of_branch(layer.key, layer, branch)[:, :, text]
         logits = torch.einsum("bhnd,bhtd->bhnt", query.double(), key.double()) / query.shape[-1] ** 0.5
-        maps.append((logits.softmax(-1) * weights).sum(-1).mean(1))
+        maps.append((logits.softmax(-1)[..., missing:] * weights).sum(-1).mean(1))
     assert maps
-    return torch.stack(maps).mean(0).view(BATCH, 1, *GRID).float()
+    return torch.stack(maps).mean(0).view(BATCH, 1, rows, columns).float()
 
 
 def test_both_prompts_maps_are_what_all_queries_and_keys_give_and_no_bit_of_the_output_changes(family, plain):
@@ -210,14 +288,29 @@ def test_an_edit_attends_with_the_sources_queries_and_its_words_keys(family, pla
     source_key, own_key, key = (
         of_branch(layer.key, layer, branch) for layer, branch in ((before, 0), (before, 1), (after, 1))
     )
-    columns = prompts(family)[1][0][1][WORDS].from_source
-    for column, same in enumerate(columns.tolist()):
-        expected = own_key[:, :, text][:, :, column] if same < 0 else source_key[:, :, text][:, :, same]
+    missing = PADDED.get(family.name, TOKENS) - TOKENS
+    for column, same in enumerate(prompts(family)[1][0][1][WORDS].from_source.tolist(), missing):
+        expected = own_key[:, :, text][:, :, column] if same < 0 else source_key[:, :, text][:, :, missing + same]
         assert torch.equal(key[:, :, text][:, :, column], expected), column
     if family.name in JOINT:
         own_query = of_branch(before.query, before, 1)
         assert torch.equal(key[:, :, image], own_key[:, :, image])
         assert torch.equal(query[:, :, text], own_query[:, :, text])
+
+
+def test_flux_2_prompts_of_two_lengths_are_brought_to_one_and_words_still_find_each_other():
+    """Its text encoder gives as many tokens as the prompt has, and the host puts empty ones before them."""
+    make, conditioning = NARROW["flux2"]
+    family = Family("flux2", make(), conditioning, 128)
+    source, target = prompts(family)
+    source[0][0] = source[0][0][:, :60]
+    same = torch.arange(TOKENS).clamp(max=59)
+    target[0][1][WORDS] = PromptTokens(target[0][1][WORDS].weights, ("words",), same)
+    recorded, recorder = with_recorder(family.model)
+    predictions(family, recorded, AttentionCapture(family.model.model), (source, target), replacing=(0, 1))
+    first = recorder.seen[0]
+    own, said = (of_branch(first.key, first, branch)[:, :, : PADDED["flux2"]] for branch in (0, 1))
+    assert torch.equal(said[:, :, -TOKENS:], own[:, :, -60:][:, :, same])
 
 
 # --- the nodes --------------------------------------------------------------------------------------------------------
