@@ -39,7 +39,10 @@ MODES = (TRAJECTORY, RECONSTRUCTION, PAPER)
 BASELINES = {
     "plain CFG": [Case(PLAIN, cfg) for cfg in CFGS],
     "CFG with a box": [Case(BOX, cfg) for cfg in CFGS],
-    "DifferentialDiffusion": [Case(DIFFERENTIAL, cfg, mask=mask) for mask in (OVER_TRAJECTORY, "") for cfg in CFGS],
+    "DifferentialDiffusion": [
+        *(Case(DIFFERENTIAL, cfg, mask=OVER_TRAJECTORY) for cfg in CFGS),
+        Case(DIFFERENTIAL, CFGS[0]),
+    ],
 }
 CEILING = replace(OURS, mask=TRUTH)
 PARTS = [
@@ -70,7 +73,8 @@ class Task:
 
     @property
     def file(self) -> Path:
-        key = json.dumps([asdict(self), INVERSION, DEFAULTS], sort_keys=True)
+        ours = DEFAULTS if self.case.way in MODES else {}
+        key = json.dumps([asdict(self), INVERSION, ours], sort_keys=True)
         return KEPT / f"{sha256(key.encode()).hexdigest()[:16]}.pt"
 
 
