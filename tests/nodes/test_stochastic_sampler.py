@@ -15,8 +15,10 @@ from comfy.k_diffusion import sampling as k_diffusion
 from comfy.model_management import InterruptProcessingException
 from comfy_extras import nodes_custom_sampler as custom
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete, ModelSamplingSD3
-from host_graph import SOURCE, counted_rows, euler, guider, prompt, quarters, sampled
+from host_graph import SOURCE, counted_rows, euler, guider, inverted, prompt, quarters, sampled
 from random_families import random_weights
+from reedit.nodes.guidance import ReEditBlendedGuider, ReEditGuidanceMask
+from reedit.nodes.prompt_words import ReEditPromptWords
 from reedit.nodes.stochastic_sampler import ReEditStochasticSampler
 
 FALLING = {"noise": torch.tensor([14.6, 4.0, 1.2, 0.4, 0.0]), "flow": torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0])}
@@ -235,6 +237,30 @@ def test_a_mask_of_another_size_is_averaged_over_the_cells(model, positive, late
     large = cells.repeat_interleave(5, -1).repeat_interleave(5, -2)
     small, resized = (run(model, positive, latent, stochastic(1.0, mask=mask), sigmas) for mask in (cells, large))
     torch.testing.assert_close(small, resized)
+
+
+@pytest.mark.parametrize("look_ahead", [0, 2], ids=["mask of each step", "mask known before"])
+def test_with_the_blended_guider_cells_outside_its_mask_come_back_bit_for_bit(text_to_image, latent, look_ahead):
+    model, clip = text_to_image
+    latent = {"samples": latent["samples"][:1]}
+    source, target = ReEditPromptWords.execute(clip, SOURCE, SOURCE.replace("purple", "green"), "", 1.0).result[:2]
+    _, start, sigmas, trajectory, _ = inverted(model, source, latent, method="euler")
+
+    def edited(sampler):
+        blended = ReEditBlendedGuider.execute(
+            model, source, target, prompt(clip, ""), 3.0, "trajectory", "reconstruction", look_ahead, 0.4, 0.7, 0.0, 0.25,
+            trajectory=trajectory,
+        )[0]  # fmt: skip
+        result = sampled(blended, sigmas, latent, start, sampler)
+        return result, ReEditGuidanceMask.execute(blended, {"samples": result})[0]
+
+    plain, mask = edited(euler())
+    assert torch.equal(edited(stochastic(0.0))[0], plain)
+    noisy, mask = edited(stochastic(0.5))
+    ratio = mask.shape[-1] // noisy.shape[-1]
+    black = (mask[:, None, ::ratio, ::ratio] == 0).expand_as(noisy)
+    assert 0.1 < black.float().mean() < 0.9
+    assert torch.equal(noisy[black], latent["samples"][black]) and not (noisy == plain)[~black].any()
 
 
 # --- the seed ---------------------------------------------------------------------------------------------------------
