@@ -33,7 +33,7 @@ def mask_inputs() -> list[Any]:
     return [
         io.Float.Input(
             "low",
-            default=0.4,
+            default=0.2,
             min=0.0,
             max=1.0,
             step=0.01,
@@ -41,7 +41,7 @@ def mask_inputs() -> list[Any]:
         ),
         io.Float.Input(
             "high",
-            default=0.7,
+            default=0.5,
             min=0.0,
             max=1.0,
             step=0.01,
@@ -144,7 +144,7 @@ class ReEditBlendedGuider(io.ComfyNode):
                 *mask_inputs(),
                 io.Float.Input(
                     "inject",
-                    default=0.25,
+                    default=0.8,
                     min=0.0,
                     max=1.0,
                     step=0.01,
