@@ -19,14 +19,7 @@ from safetensors.torch import save_file
 
 TARGET = SOURCE.replace("purple", "green")
 LONG = "sand stone brick , " * 25  # more than a CLIP takes at once
-SMALL_CLIP = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 3,
-    "projection_dim": 32,
-}
-
+SMALL_CLIP = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3}
 FAMILIES = {
     "sd2": (comfy.text_encoders.sd2_clip.SD2Tokenizer, comfy.text_encoders.sd2_clip.SD2ClipModel),
     "sdxl": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel),
@@ -40,19 +33,20 @@ FAMILIES = {
 }
 
 
-def random_text_encoder(tokenizer, model, width: int):
+def random_text_encoder(tokenizer, model, width: int, attention: bool = False):
     """The host's text encoder of a family: its tokenizers, its way to put encoders together, and small random networks.
 
-    They have no attention and do not know where a token stands, so that each token is encoded by itself. Two prompts'
-    encodings then tell which columns hold the same token: a truth that owes nothing to the tokenizers.
+    Without attention they do not know either where a token stands, so that each is encoded by itself. Two prompts' encodings
+    then tell which columns hold the same token: a truth that owes nothing to the tokenizers.
     """
-    small = {f"clip_{name}_model_config": dict(SMALL_CLIP) for name in "lgh"}
+    small = {f"clip_{name}_model_config": {**SMALL_CLIP, "projection_dim": 32} for name in "lgh"}
     small |= {"t5xxl_model_config": {"d_model": width, "d_ff": 32, "num_heads": 1, "num_layers": 1}}
     target = comfy.supported_models_base.ClipTarget(tokenizer, model)
     clip = comfy.sd.CLIP(target, model_options={**small, "dtype": torch.float32})
     generator = torch.Generator().manual_seed(0)
     for name, weights in clip.cond_stage_model.named_parameters():
-        if "position_embedding" in name or "self_attn.out_proj" in name or "SelfAttention.o." in name:
+        mixes_tokens = "position_embedding" in name or "self_attn.out_proj" in name or "SelfAttention.o." in name
+        if mixes_tokens and not attention:
             weights.zero_()
         elif weights.ndim < 2:
             weights.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -219,6 +213,18 @@ def test_a_word_that_is_left_out_or_given_is_compared_with_a_comma_in_its_place(
         torch.testing.assert_close(weights[column], relative_change(here[column], there[column]))
 
 
+def test_both_encoders_of_sdxl_are_asked_what_a_word_carries():
+    clip = random_text_encoder(*FAMILIES["sdxl"], 32, attention=True)
+    conditioning = encode_with_words(clip, "a purple circle at the left, on stone", "purple")
+    here, there = (
+        encoding(clip, "a purple circle at the left, on stone"),
+        encoding(clip, "a , circle at the left, on stone"),
+    )
+    expected = torch.stack([relative_change(*rows) for rows in zip(here[3:10], there[3:10], strict=True)])
+    assert expected.min() > 1e-3
+    torch.testing.assert_close(tokens_of(conditioning).weights[3:10], expected)
+
+
 def test_carried_scales_what_other_words_count(clip):
     whole, half, none = (
         tokens_of(run(clip, SOURCE, TARGET, carried=carried)[0]).weights for carried in (1.0, 0.5, 0.0)
@@ -354,8 +360,7 @@ def test_a_checkpoint_without_a_text_encoder_is_refused():
 def test_a_language_model_is_refused_by_name():
     z_image = comfy.text_encoders.z_image
     target = comfy.supported_models_base.ClipTarget(z_image.ZImageTokenizer, z_image.te())
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-    small |= {"num_key_value_heads": 1}
+    small = {**SMALL_CLIP, "num_key_value_heads": 1}
     clip = comfy.sd.CLIP(target, model_options={"qwen3_4b_model_config": small, "dtype": torch.float32})
     for weights in clip.cond_stage_model.parameters():
         weights.fill_(0.01)
