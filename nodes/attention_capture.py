@@ -94,7 +94,7 @@ class AttentionCapture:
             chunks = x.chunk(len(branches))
             x = torch.cat([self.latents.get(branch, chunk) for branch, chunk in zip(branches, chunks, strict=True)])
         self._cross = self._joint = None
-        self._wanted = queries_per_side(*x.shape[-2:], self.cells)
+        self._wanted = queries_per_side(x.shape[-2], x.shape[-1], self.cells)
         if isinstance(self.model, JOINT) and c_crossattn is not None:
             patch = self.model.diffusion_model.patch_size
             rows, columns = (-(-side // patch) for side in x.shape[-2:])

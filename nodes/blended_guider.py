@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.samplers
@@ -39,7 +39,7 @@ class BlendSettings:
     low: float = 0.2
     high: float = 0.5
     blur: float = 0.0
-    inject: float = 0.8
+    inject: float = 0.5
     cells: int | None = None
     multiply: bool = False
 
@@ -61,6 +61,33 @@ class Reconstruction:
         return self.x
 
 
+@dataclass
+class Run:
+    """What a guider knows while it samples.
+
+    levels: the sampler's sigmas. source: the clean latent as the sampler was given it; given: the user's own mask, (B, h, w).
+    looked: the map of attention that was found before the first step. rebuilt, edited: those of the source's and the edit's
+    branch over the steps so far. masks: of each step that was begun.
+    """
+
+    capture: AttentionCapture
+    levels: list[float]
+    source: Tensor | None
+    given: Tensor | None
+    reconstruction: Reconstruction | None = None
+    looked: Tensor | None = None
+    rebuilt: RunningMap = field(default_factory=RunningMap)
+    edited: RunningMap = field(default_factory=RunningMap)
+    masks: dict[int, Tensor] = field(default_factory=dict)
+
+    def step_at(self, sigma: float) -> int:
+        """The step that a noise level belongs to; samplers also call the model between two levels."""
+        return sum(level >= sigma * (1 - 1e-6) for level in self.levels[1:-1])
+
+    def level_below(self, sigma: float) -> float:
+        return next((level for level in self.levels if level < sigma * (1 - 1e-6)), 0.0)
+
+
 class BlendedGuider(comfy.samplers.CFGGuider):
     """soft_mask: (B, 1, H, W) in 0..1 while it samples, None before the first. masks: each step's, by the result's digest."""
 
@@ -71,6 +98,7 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         self.settings = settings
         self.trajectory = trajectory
         self.own_mask = mask
+        self.run: Run | None = None
         self.soft_mask: Tensor | None = None
         self.masks: OrderedDict[str, list[Tensor]] = OrderedDict()
         self.set_cfg(settings.cfg)
@@ -91,22 +119,18 @@ class BlendedGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         source = self._source_latent(noise, latent_image)
         batch, (height, width) = len(latent_image), latent_image.shape[-2:]
-        self.given = None if self.own_mask is None else check_mask(self.own_mask, batch, height, width)
-        self.levels = sigmas.tolist()
-        self.capture = AttentionCapture(self.model_patcher.model, self.settings.cells)
-        self.capture.install(self.model_options)  # this run's own copy, which the host throws away
-        self.soft_mask, self.reconstruction, self.looked, self.edited = None, None, None, RunningMap()
-        self.rebuilt, self.steps = RunningMap(), {}
-        self.clean = None if source is None else self.model_patcher.model.process_latent_in(source)
+        given = None if self.own_mask is None else check_mask(self.own_mask, batch, height, width)
+        capture = AttentionCapture(self.model_patcher.model, self.settings.cells)
+        capture.install(self.model_options)  # this run's own copy, which the host throws away
+        self.run = Run(capture, sigmas.tolist(), source, given)
         try:
             result = super().outer_sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
-            if self.settings.outside == TRAJECTORY and self.soft_mask is not None:
+            if self.settings.outside == TRAJECTORY and self.soft_mask is not None and source is not None:
                 result = keep_outside(result, source, self.soft_mask)
-            self._remember(result)
+            self._remember(result, self.run)
             return result
         finally:
-            del self.capture, self.reconstruction, self.looked, self.edited, self.rebuilt, self.clean, self.steps
-            self.soft_mask = None
+            self.run = self.soft_mask = None
 
     def _source_latent(self, noise: Tensor, latent_image: Tensor) -> Tensor | None:
         """The clean source, as the sampler was given it or as the trajectory began; None if there is neither."""
@@ -137,14 +161,15 @@ class BlendedGuider(comfy.samplers.CFGGuider):
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
     ) -> Tensor:
-        model_options = model_options or {}
-        sigma = float(timestep[0])
-        step = max(number for number, level in enumerate(self.levels) if level >= sigma * (1 - 1e-6) or number == 0)
-        if self.reconstruction is None:
-            self._begin(x, sigma, model_options)
-        source, target, negative = self._call(x, timestep, step, model_options)
-        mask = self._mask_now(x)
-        self.soft_mask = self.steps[step] = mask
+        assert self.run is not None
+        run, model_options, sigma = self.run, model_options or {}, float(timestep[0])
+        step = run.step_at(sigma)
+        if run.reconstruction is None:
+            run.reconstruction = Reconstruction(x, sigma, self.trajectory)
+            self._look_ahead(run, x, model_options)
+        source, target, negative = self._call(run, run.reconstruction, x, timestep, step, model_options)
+        mask = self._mask_now(run, x)
+        self.soft_mask = run.masks[step] = mask
         scale = guidance_scale(mask, self.cfg)
         conditionings = (self.conds["target"], self.conds.get("negative"))
         edited = comfy.samplers.cfg_function(
@@ -152,77 +177,73 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         )
         if self.settings.outside == PAPER:
             return edited
-        if self.settings.outside == TRAJECTORY:
-            source = self._towards_trajectory(x, sigma)
+        if self.settings.outside == TRAJECTORY and self.trajectory is not None:
+            lower = run.level_below(sigma)
+            source = denoised_towards(x, sigma, self.trajectory.at(lower).to(x), lower)
         return torch.lerp(source, edited, mask)
 
-    def _begin(self, x: Tensor, sigma: float, model_options: dict[str, Any]) -> None:
-        """Before the first step: which tokens are meant, where the source branch begins, and the look ahead."""
-        self.reconstruction = Reconstruction(x, sigma, self.trajectory)
+    def _look_ahead(self, run: Run, x: Tensor, model_options: dict[str, Any]) -> None:
+        """Note which tokens are meant, and find them in the source if that is to be done before the first step."""
         for name in ("source", "target"):
-            self.capture.know(self.conds[name])
-        if self.reads[0] and self.settings.look_ahead:
+            run.capture.know(self.conds[name])
+        if self.reads[0] and self.settings.look_ahead and run.source is not None:
             sampling = self.inner_model.model_sampling
+            clean = self.inner_model.process_latent_in(run.source.to(x))
             levels = noise_levels(sampling, self.settings.look_ahead)
-            states = noisy_latents(sampling, levels, self.clean.to(x), self.trajectory, 0)
-            self.looked = look(self.inner_model, self.conds["source"], self.capture, states, model_options)
+            states = noisy_latents(sampling, levels, clean, self.trajectory, 0)
+            run.looked = look(self.inner_model, self.conds["source"], run.capture, states, model_options)
 
-    def _call(self, x: Tensor, timestep: Tensor, step: int, model_options: dict[str, Any]) -> list[Tensor]:
+    def _call(
+        self,
+        run: Run,
+        reconstruction: Reconstruction,
+        x: Tensor,
+        timestep: Tensor,
+        step: int,
+        model_options: dict[str, Any],
+    ) -> list[Tensor]:
         """The predictions of the three branches, in one call of the host's; zeros for those that nothing needs."""
-        settings, capture = self.settings, self.capture
-        injects = step < settings.inject * (len(self.levels) - 1)
+        settings, capture = self.settings, run.capture
+        injects = step < settings.inject * (len(run.levels) - 1)
         reads_source, reads_target = self.reads
         per_step = reads_source and not settings.look_ahead
         rebuilds = injects or per_step or settings.outside == RECONSTRUCTION
         negative = None if self.cfg == 1.0 else self.conds.get("negative")
         conditionings = [self.conds["source"] if rebuilds else None, self.conds["target"], negative]
-        capture.maps = ({SOURCE: self.rebuilt} if per_step else {}) | ({TARGET: self.edited} if reads_target else {})
+        capture.maps = ({SOURCE: run.rebuilt} if per_step else {}) | ({TARGET: run.edited} if reads_target else {})
         capture.replacing = (SOURCE, TARGET) if injects else None
-        capture.latents = {SOURCE: self.reconstruction.at(float(timestep[0]))} if rebuilds else {}
+        capture.latents = {SOURCE: reconstruction.at(float(timestep[0]))} if rebuilds else {}
         capture.was_replaced = False
         outputs = comfy.samplers.calc_cond_batch(self.inner_model, conditionings, x, timestep, model_options)
         if injects and not capture.was_replaced and step == 0:
             logging.warning(
-                "ReEdit Blended Guider: the source and the edit did not go through the model together, for want of memory or "
-                "because they are conditioned differently. inject has no effect."
+                "ReEdit Blended Guider: inject has no effect. The source and the edit did not go through the model together, "
+                "for want of memory or because they are conditioned differently, or this model cannot be read."
             )
         if rebuilds:
-            self.reconstruction.denoised = outputs[SOURCE]
+            reconstruction.denoised = outputs[SOURCE]
+        common = {"timestep": timestep, "input": x, "sigma": timestep, "model": self.inner_model}
         for function in model_options.get("sampler_pre_cfg_function", []):
-            pair = {
-                "conds": conditionings[TARGET:],
-                "conds_out": outputs[TARGET:],
-                "cond_scale": self.cfg,
-                "timestep": timestep,
-            }
-            outputs[TARGET:] = function(
-                {**pair, "input": x, "sigma": timestep, "model": self.inner_model, "model_options": model_options}
-            )
+            pair = {"conds": conditionings[TARGET:], "conds_out": outputs[TARGET:], "cond_scale": self.cfg}
+            outputs[TARGET:] = function({**pair, **common, "model_options": model_options})
         return outputs
 
-    def _mask_now(self, x: Tensor) -> Tensor:
+    def _mask_now(self, run: Run, x: Tensor) -> Tensor:
         """The mask of this step: by the source's attention, the edit's too if asked for, and the mask that was given."""
-        given = None if self.given is None else mask_like_samples(self.given, x)
         reads_source, reads_target = self.reads
         found = []
         if reads_source:
-            found.append(seen(self.rebuilt, self.capture) if self.looked is None else self.looked)
+            found.append(seen(run.rebuilt, run.capture) if run.looked is None else run.looked)
         if reads_target:
-            found.append(seen(self.edited, self.capture))
-        settings = self.settings
-        shape = (tuple(x.shape[-2:]), settings.low, settings.high, settings.blur)
-        masks = [soft_mask(attention, *shape) for attention in found]
-        if not masks:
-            return given
-        mask = torch.stack(masks).amax(0)
-        return mask if given is None else mask * given
+            found.append(seen(run.edited, run.capture))
+        settings, (height, width) = self.settings, x.shape[-2:]
+        masks = [
+            soft_mask(attention, (height, width), settings.low, settings.high, settings.blur) for attention in found
+        ]
+        within = x.new_ones(1, 1, height, width) if run.given is None else mask_like_samples(run.given, x)
+        return torch.stack(masks).amax(0) * within if masks else within
 
-    def _towards_trajectory(self, x: Tensor, sigma: float) -> Tensor:
-        following = [level for level in self.levels if level < sigma * (1 - 1e-6)]
-        lower = following[0] if following else 0.0
-        return denoised_towards(x, sigma, self.trajectory.at(lower).to(x), lower)
-
-    def _remember(self, result: Tensor) -> None:
-        self.masks[digest(result)] = [self.steps[step].cpu() for step in sorted(self.steps)]
+    def _remember(self, result: Tensor, run: Run) -> None:
+        self.masks[digest(result)] = [run.masks[step].cpu() for step in sorted(run.masks)]
         while len(self.masks) > REMEMBERED:
             self.masks.popitem(last=False)

@@ -144,7 +144,7 @@ class ReEditBlendedGuider(io.ComfyNode):
                 *mask_inputs(),
                 io.Float.Input(
                     "inject",
-                    default=0.8,
+                    default=0.5,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -192,11 +192,13 @@ class ReEditBlendedGuider(io.ComfyNode):
         mask_use: str = OVERRIDE,
     ) -> io.NodeOutput:
         check_levels(low, high)
+        both = mask_from == "both"
         if outside == STORED and trajectory is None:
             raise ValueError("outside is trajectory, but none is connected. Connect ReEdit Invert's, or choose source.")
-        if any("area" in options for _, options in source):
-            raise ValueError("source is limited to an area. The source prompt has to describe the whole picture.")
-        both = mask_from == "both"
+        read = {"source": source} | ({"target": target} if both else {})
+        for name, conditioning in read.items():
+            if any("area" in options for _, options in conditioning):
+                raise ValueError(f"{name} is limited to an area, but its words are looked for in the whole picture.")
         if mask is None or mask_use == MULTIPLY:
             check_can_look(model, source, target)
         settings = BlendSettings(
@@ -320,7 +322,8 @@ class ReEditAttentionMask(io.ComfyNode):
         conditioning = encode_with_words(clip, prompt, words)
         check_can_look(model, conditioning)
         attention = attention_in(model, conditioning, latent, calls, trajectory, seed, cells_of(detail))
-        mask = soft_mask(attention, tuple(latent.shape[-2:]), low, high, blur)
+        height, width = latent.shape[-2:]
+        mask = soft_mask(attention, (height, width), low, high, blur)
         return io.NodeOutput(mask_as_pixels(mask, model.get_model_object("latent_format").spacial_downscale_ratio))
 
 

@@ -338,10 +338,12 @@ def test_prompts_without_marked_words(model, text_to_image, negative, inversion)
     ReEditBlendedGuider.execute(model, plain, plain, negative, **SETTINGS, trajectory=inversion[3], mask=half())
 
 
-def test_a_source_that_describes_a_part_only(blended, prompts):
-    part = [[encoding, {**options, "area": (4, 4, 0, 0)}] for encoding, options in prompts[0]]
-    with pytest.raises(ValueError, match="whole picture"):
-        blended(source=part)
+def test_a_prompt_for_a_part_only(model, prompts, negative, inversion):
+    parts = [[[encoding, {**options, "area": (4, 4, 0, 0)}] for encoding, options in prompt] for prompt in prompts]
+    for source, target, where in ((parts[0], prompts[1], "reconstruction"), (prompts[0], parts[1], "both")):
+        settings = {**SETTINGS, "trajectory": inversion[3], "mask_from": where}
+        with pytest.raises(ValueError, match="is limited to an area"):
+            ReEditBlendedGuider.execute(model, source, target, negative, **settings)
 
 
 @pytest.mark.parametrize(
