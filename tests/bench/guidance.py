@@ -28,7 +28,7 @@ from _guidance_sheet import draw
 from _guidance_world import BATCH, INVERSION, KEPT, defaults, lot, save
 from _report import goal, write_report
 from reedit.nodes.blended_guider import PAPER, RECONSTRUCTION, TRAJECTORY
-from reedit.nodes.guidance import ReEditBlendedGuider
+from reedit.nodes.guidance import ReEditAttentionMask, ReEditBlendedGuider
 from reedit.nodes.stochastic_sampler import ReEditStochasticSampler
 
 CFGS = (3.0, 5.0, 7.0)
@@ -73,8 +73,8 @@ class Task:
 
     @property
     def file(self) -> Path:
-        ours = DEFAULTS if self.case.way in MODES else {}
-        key = json.dumps([asdict(self), INVERSION, ours], sort_keys=True)
+        nodes = {DIFFERENTIAL: defaults(ReEditAttentionMask)} | dict.fromkeys(MODES, DEFAULTS)
+        key = json.dumps([asdict(self), INVERSION, nodes.get(self.case.way)], sort_keys=True)
         return KEPT / f"{sha256(key.encode()).hexdigest()[:16]}.pt"
 
 
