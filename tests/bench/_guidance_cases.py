@@ -20,15 +20,15 @@ from torch import Tensor
 
 PLAIN, BOX, DIFFERENTIAL = "plain CFG", "CFG in a box by hand", "DifferentialDiffusion"
 TRUTH = "the true object's mask"
-OVER_TRAJECTORY = "attention on the trajectory"
+OUR_LEVELS = "the levels of our guider"
 
 
 @dataclass(frozen=True)
 class Case:
     """way: PLAIN, BOX, DIFFERENTIAL, or one of our guider's for what is outside of its mask.
 
-    eta: of the stochastic sampler; None: euler. mask: TRUTH gives our guider the object's own; OVER_TRAJECTORY lets the mask
-    of DIFFERENTIAL be read where the picture's inversion passes, and not at new noise. options: our guider's other widgets,
+    eta: of the stochastic sampler; None: euler. mask: TRUTH gives our guider the object's own; OUR_LEVELS gives the mask of
+    DIFFERENTIAL the levels that our guider's has, and not those of ReEdit Attention Mask. options: our guider's other widgets,
     where they are not at their defaults.
     """
 
@@ -83,11 +83,12 @@ def masked(case: Case, lot: Lot) -> Edited:
 def attention_masks(case: Case, lot: Lot) -> Tensor:
     """ReEdit Attention Mask of what the edit is about, as one would connect it to the host's nodes. (B, SIZE, SIZE)."""
     model, clip, _ = models()
+    widgets = defaults(ReEditAttentionMask)
+    if case.mask == OUR_LEVELS:
+        widgets |= {name: defaults(ReEditBlendedGuider)[name] for name in ("low", "high", "blur")}
     each = []
     for number, (prompt, words) in enumerate(lot.named):
-        chosen = {**defaults(ReEditAttentionMask), "prompt": prompt, "words": words}
-        if case.mask == OVER_TRAJECTORY:
-            chosen["trajectory"] = lot.trajectory_of(number)
+        chosen = {**widgets, "prompt": prompt, "words": words, "trajectory": lot.trajectory_of(number)}
         latent = {"samples": lot.samples[number : number + 1]}
         each.append(ReEditAttentionMask.execute(model, clip, latent, **chosen)[0])
     return torch.cat(each)

@@ -22,7 +22,7 @@ from typing import Any
 import _guidance_time
 import _host  # noqa: F401
 import torch
-from _guidance_cases import BOX, DIFFERENTIAL, OVER_TRAJECTORY, PLAIN, TRUTH, Case, joined, run
+from _guidance_cases import BOX, DIFFERENTIAL, OUR_LEVELS, PLAIN, TRUTH, Case, joined, run
 from _guidance_figures import Result, lead, line, print_table, product, summary
 from _guidance_sheet import draw
 from _guidance_world import BATCH, INVERSION, KEPT, defaults, lot, save
@@ -39,10 +39,7 @@ MODES = (TRAJECTORY, RECONSTRUCTION, PAPER)
 BASELINES = {
     "plain CFG": [Case(PLAIN, cfg) for cfg in CFGS],
     "CFG with a box": [Case(BOX, cfg) for cfg in CFGS],
-    "DifferentialDiffusion": [
-        *(Case(DIFFERENTIAL, cfg, mask=OVER_TRAJECTORY) for cfg in CFGS),
-        Case(DIFFERENTIAL, CFGS[0]),
-    ],
+    "DifferentialDiffusion": [Case(DIFFERENTIAL, cfg, mask=mask) for mask in ("", OUR_LEVELS) for cfg in CFGS],
 }
 CEILING = replace(OURS, mask=TRUTH)
 PARTS = [
@@ -73,7 +70,7 @@ class Task:
 
     @property
     def file(self) -> Path:
-        nodes = {DIFFERENTIAL: defaults(ReEditAttentionMask)} | dict.fromkeys(MODES, DEFAULTS)
+        nodes = {DIFFERENTIAL: [defaults(ReEditAttentionMask), DEFAULTS]} | dict.fromkeys(MODES, DEFAULTS)
         key = json.dumps([asdict(self), INVERSION, nodes.get(self.case.way)], sort_keys=True)
         return KEPT / f"{sha256(key.encode()).hexdigest()[:16]}.pt"
 
