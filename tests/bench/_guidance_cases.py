@@ -27,8 +27,8 @@ OUR_LEVELS = "the levels of our guider"
 class Case:
     """way: PLAIN, BOX, DIFFERENTIAL, or one of our guider's for what is outside of its mask.
 
-    eta: of the stochastic sampler; None: euler. mask: TRUTH gives our guider the object's own; OUR_LEVELS gives the mask of
-    DIFFERENTIAL the levels that our guider's has, and not those of ReEdit Attention Mask. options: our guider's other widgets,
+    eta: of the stochastic sampler; None: euler. mask: TRUTH gives our guider the object's own; OUR_LEVELS gives the mask
+    of DIFFERENTIAL the levels that our guider has, and not ReEdit Attention Mask. options: our guider's other widgets,
     where they are not at their defaults.
     """
 
