@@ -8,7 +8,7 @@ from typing import Any
 
 import nodes as host
 import torch
-from _guidance_world import Lot, defaults, lot, models
+from _guidance_world import Lot, defaults, lot, models, words_for
 from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, SamplerCustomAdvanced
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from reedit.models.cells import touched_cells
@@ -16,10 +16,13 @@ from reedit.nodes.guidance import ReEditAttentionMask, ReEditBlendedGuider, ReEd
 from reedit.nodes.inversion_sampler import InvertedNoise
 from reedit.nodes.stochastic_sampler import ReEditStochasticSampler
 from tiny_sd.judge import edit_verdict
+from tiny_sd.language import caption
 from torch import Tensor
+from torch.nn import functional
 
 PLAIN, BOX, DIFFERENTIAL = "plain CFG", "CFG in a box by hand", "DifferentialDiffusion"
-TRUTH = "the true object's mask"
+TRUTH, TOUCHED = "the true object's mask", "all cells of the true object"
+NAMED = "words named by hand"
 OUR_LEVELS = "the levels of our guider"
 
 
@@ -27,9 +30,9 @@ OUR_LEVELS = "the levels of our guider"
 class Case:
     """way: PLAIN, BOX, DIFFERENTIAL, or one of our guider's for what is outside of its mask.
 
-    eta: of the stochastic sampler; None: euler. mask: TRUTH gives our guider the object's own; OUR_LEVELS gives the mask
-    of DIFFERENTIAL the levels that our guider has, and not ReEdit Attention Mask. options: our guider's other widgets,
-    where they are not at their defaults.
+    eta: of the stochastic sampler; None: euler. options: our guider's other widgets, where they are not at their defaults.
+    mask: OUR_LEVELS gives the mask of DIFFERENTIAL the levels that our guider has, and not ReEdit Attention Mask. Our guider
+    may be given TRUTH or TOUCHED, masks of the object's pixels or of every cell with one of them, or NAMED, words to find.
     """
 
     way: str
@@ -87,8 +90,9 @@ def attention_masks(case: Case, lot: Lot) -> Tensor:
     if case.mask == OUR_LEVELS:
         widgets |= {name: defaults(ReEditBlendedGuider)[name] for name in ("low", "high", "blur")}
     each = []
-    for number, (prompt, words) in enumerate(lot.named):
-        chosen = {**widgets, "prompt": prompt, "words": words, "trajectory": lot.trajectory_of(number)}
+    for number, edit in enumerate(lot.edits):
+        chosen = {**widgets, "prompt": caption(edit.before), "words": words_for(edit)}
+        chosen["trajectory"] = lot.trajectory_of(number)
         latent = {"samples": lot.samples[number : number + 1]}
         each.append(ReEditAttentionMask.execute(model, clip, latent, **chosen)[0])
     return torch.cat(each)
@@ -97,11 +101,17 @@ def attention_masks(case: Case, lot: Lot) -> Tensor:
 def blended(case: Case, lot: Lot) -> Edited:
     """ReEdit Blended Guider, its widgets as they come but for what the case says."""
     values = defaults(ReEditBlendedGuider) | {"cfg": case.cfg, "outside": case.way} | dict(case.options)
-    mask = lot.truth if case.mask == TRUTH else None
-    conditionings = (lot.source, lot.target, lot.negative)
+    mask = {TRUTH: lot.truth, TOUCHED: cells_with(lot.truth, lot.samples)}.get(case.mask)
+    conditionings = (lot.named if case.mask == NAMED else lot.source, lot.target, lot.negative)
     guider = ReEditBlendedGuider.execute(models()[0], *conditionings, trajectory=lot.trajectory, mask=mask, **values)[0]
     samples = sampled(case, lot, guider, {"samples": lot.samples}, lot.sigmas)
     return Edited(samples, ReEditGuidanceMask.execute(guider, {"samples": samples})[0])
+
+
+def cells_with(mask: Tensor, samples: Tensor) -> Tensor:
+    """The mask's pixels and all that share a latent cell with them."""
+    cells = touched_cells(mask > 0.5, *samples.shape[-2:]).float()
+    return functional.interpolate(cells, mask.shape[-2:])[:, 0]
 
 
 WAYS: dict[str, Callable[[Case, Lot], Edited]] = {PLAIN: plain, BOX: masked, DIFFERENTIAL: masked}

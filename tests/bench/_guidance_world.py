@@ -33,13 +33,16 @@ INVERSION = {
 
 @dataclass(frozen=True)
 class Lot:
-    """A batch of edits. samples: the source pictures' latents, as the VAE gave them."""
+    """A batch of edits. samples: the source pictures' latents, as the VAE gave them. source, target: as ReEdit Prompt Words
+    marks them by itself. named: the source prompt, of which a hand has named the words that are to be changed.
+    """
 
     edits: tuple[Edit, ...]
     samples: Tensor
     trajectory: Trajectory
     source: Any
     target: Any
+    named: Any
     negative: Any
 
     @property
@@ -65,18 +68,14 @@ class Lot:
         """(B, SIZE, SIZE, 3): the pictures as they were drawn."""
         return pictures_of([edit.before for edit in self.edits])
 
-    @property
-    def named(self) -> list[tuple[str, str]]:
-        """Of each edit the source prompt, and those of its words that name what is to be changed."""
-        return [(caption(edit.before), named_in(edit)) for edit in self.edits]
-
     def trajectory_of(self, number: int) -> Trajectory:
         """One picture's part of the inversion."""
         residuals = tuple((step[number],) for step in self.trajectory.residuals)
         return replace(self.trajectory, states=self.trajectory.states[:, number : number + 1], residuals=residuals)
 
 
-def named_in(edit: Edit) -> str:
+def words_for(edit: Edit) -> str:
+    """What one would name in the source prompt: the object, or the background."""
     return edit.before.background if edit.subject is None else f"{edit.subject.colour} {edit.subject.shape}"
 
 
@@ -100,18 +99,21 @@ def lot(first: int, count: int, seed: int) -> Lot:
     model, clip, vae = models()
     edits = tuple(edit_number(number, seed) for number in range(first, first + count))
     samples = vae.encode(pictures_of([edit.before for edit in edits]))
-    words = defaults(ReEditPromptWords)
-    pairs = [
-        ReEditPromptWords.execute(clip, **words | {"source": caption(edit.before), "target": caption(edit.after)})
-        for edit in edits
-    ]
-    source, target = (stacked([pair[side] for pair in pairs]) for side in (0, 1))
+    by_itself = [prompt_words(edit) for edit in edits]
+    source, target = (stacked([pair[side] for pair in by_itself]) for side in (0, 1))
+    named = stacked([prompt_words(edit, words_for(edit))[0] for edit in edits])
     file = KEPT / f"inversion-{seed}-{first}-{count}.pt"
     if not file.exists():
         inverted = ReEditInvert.execute(model, source, {"samples": samples}, **INVERSION)
         save(inverted[3], file)
     trajectory = torch.load(file, weights_only=False)
-    return Lot(edits, samples, trajectory, source, target, conditioning(clip, [""]))
+    return Lot(edits, samples, trajectory, source, target, named, conditioning(clip, [""]))
+
+
+def prompt_words(edit: Edit, words: str = "") -> Any:
+    """ReEdit Prompt Words' outputs for an edit."""
+    prompts = {"source": caption(edit.before), "target": caption(edit.after), "words": words}
+    return ReEditPromptWords.execute(models()[1], **defaults(ReEditPromptWords) | prompts)
 
 
 def save(value: Any, file: Path) -> None:
