@@ -170,15 +170,19 @@ class AttentionCapture:
         q, k = q.clone(), k.clone()
         images = [part.narrow(tokens, *_extent(site.image)) for part in q.chunk(len(branches))]
         texts = [part.narrow(tokens, *_extent(site.text)) for part in k.chunk(len(branches))]
-        images[target].copy_(images[source])
         meant = self.tokens.get(uuids[target])
-        if meant is not None and meant.from_source is not None:
-            columns = _repeated(meant.from_source, len(texts[target]), site.text.stop)
-            shape = (*columns.shape, 1) if tokens == 1 else (len(columns), 1, columns.shape[1], 1)
-            columns = columns.to(k.device).view(shape)
+        if meant is None or meant.from_source is None:
+            images[target].copy_(images[source])
+        else:
+            columns = _repeated(meant.from_source, len(texts[target]), site.text.stop).to(k.device)
+            columns = columns.view((*columns.shape, 1) if tokens == 1 else (len(columns), 1, columns.shape[1], 1))
             there = columns.clamp(min=0) + self.empty.get(uuids[source], 0)
             said = texts[source].gather(tokens, there.expand_as(texts[target]))
             texts[target].copy_(torch.where(columns >= 0, said, texts[target]))
+            kept = (columns >= 0).any(
+                dim=tokens, keepdim=True
+            )  # of each picture: whether it keeps the source's attention
+            images[target].copy_(torch.where(kept, images[source], images[target]))
         self.was_replaced = True
         return q, k
 

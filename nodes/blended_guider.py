@@ -108,11 +108,17 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         """Whether the words are looked for in the source, and in the edit: there, too, where only the target has any."""
         if self.own_mask is not None and not self.settings.multiply:
             return False, False
-        source, target = (
-            any(WORDS in entry and entry[WORDS].words for entry in self.original_conds[name])
-            for name in ("source", "target")
-        )
+        source, target = (any(entry[WORDS].words for entry in self._marked(name)) for name in ("source", "target"))
         return source, target and (self.settings.both or not source)
+
+    @property
+    def keeps_places(self) -> bool:
+        """Whether anything takes another's place, so that the source's attention can say where it belongs."""
+        known = [entry[WORDS].from_source for entry in self._marked("target")]
+        return all(columns is None or bool((columns >= 0).any()) for columns in known)
+
+    def _marked(self, name: str) -> list[dict[str, Any]]:
+        return [entry for entry in self.original_conds[name] if WORDS in entry]
 
     def outer_sample(
         self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
@@ -204,7 +210,7 @@ class BlendedGuider(comfy.samplers.CFGGuider):
     ) -> list[Tensor]:
         """The predictions of the three branches, in one call of the host's; zeros for those that nothing needs."""
         settings, capture = self.settings, run.capture
-        injects = step < settings.inject * (len(run.levels) - 1)
+        injects = self.keeps_places and step < settings.inject * (len(run.levels) - 1)
         reads_source, reads_target = self.reads
         per_step = reads_source and not settings.look_ahead
         rebuilds = injects or per_step or settings.outside == RECONSTRUCTION

@@ -28,12 +28,12 @@ AUTO = "auto"
 OVERRIDE, MULTIPLY = "override", "multiply"
 
 
-def mask_inputs() -> list[Any]:
+def mask_inputs(low: float, high: float) -> list[Any]:
     """The widgets that make a mask of a map of attention."""
     return [
         io.Float.Input(
             "low",
-            default=0.2,
+            default=low,
             min=0.0,
             max=1.0,
             step=0.01,
@@ -41,7 +41,7 @@ def mask_inputs() -> list[Any]:
         ),
         io.Float.Input(
             "high",
-            default=0.5,
+            default=high,
             min=0.0,
             max=1.0,
             step=0.01,
@@ -141,7 +141,7 @@ class ReEditBlendedGuider(io.ComfyNode):
                     "they are seen best; the mask then stays. 0: the mask of each step is the mean of the steps so far, as "
                     "AIDI has it, and is poor in the first steps.",
                 ),
-                *mask_inputs(),
+                *mask_inputs(0.2, 0.5),
                 io.Float.Input(
                     "inject",
                     default=0.5,
@@ -277,7 +277,7 @@ class ReEditAttentionMask(io.ComfyNode):
                     max=20,
                     tooltip="Model calls, each at another noise level; their maps are averaged.",
                 ),
-                *mask_inputs(),
+                *mask_inputs(0.4, 0.7),
                 io.Int.Input(
                     "seed",
                     default=0,

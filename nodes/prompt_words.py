@@ -130,7 +130,9 @@ def encode_prompts_with_words(
     if (phrases or moved) and any(meant_after.values()):
         compared_after = _without(clip, after, meant_after, carried)
     first = _with_words(before, meant, compared, carried)
-    second = _with_words(after, meant_after, compared_after, carried, from_source=_from_source(before, after))
+    exchanged = any(meant.values()) and any(meant_after.values())
+    from_source = _from_source(before, after, exchanged)
+    second = _with_words(after, meant_after, compared_after, carried, from_source)
     return first, second, f"source: {_in_words(before, meant, first)}\ntarget: {_in_words(after, meant_after, second)}"
 
 
@@ -199,9 +201,13 @@ def _with_words(
     return entries
 
 
-def _from_source(before: EncodedPrompt, after: EncodedPrompt) -> Tensor:
-    """For each column of the target's conditioning, (T,) long, the one of the source's that says the same, or -1."""
-    matches = _merged(matching_columns(before.readings[key], after.readings[key]) for key in before.readings)
+def _from_source(before: EncodedPrompt, after: EncodedPrompt, exchanged: bool) -> Tensor:
+    """For each column of the target's conditioning, (T,) long, the one of the source's that says the same, or -1.
+
+    Where words are only left out or added nothing takes another's place, and no attention is to be kept: all are -1.
+    """
+    readings = ((before.readings[key], after.readings[key]) for key in before.readings if exchanged)
+    matches = _merged(matching_columns(*pair) for pair in readings)
     encoding = after.entries[0][0]
     return torch.tensor([matches.get(column, -1) for column in range(encoding.shape[1])], device=encoding.device)
 

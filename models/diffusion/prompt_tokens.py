@@ -14,8 +14,8 @@ class PromptTokens:
     """The T columns of a conditioning, (B, T, D), as its words see them.
 
     weights: (T,) or (B, T) float32 in 0..1, how much a column stands for the words that are meant. from_source: of the edited
-    prompt only, (T,) or (B, T) long, the column of the source prompt that says the same, -1 where none does. words: as the
-    prompt has them.
+    prompt only, (T,) or (B, T) long, the column of the source prompt that says the same, -1 where none does; -1 for
+    all where nothing takes another's place, so that the source's attention is not to be kept. words: as the prompt has them.
     """
 
     weights: Tensor

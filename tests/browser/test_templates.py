@@ -15,6 +15,8 @@ NAMES = (
     "continue_tomorrow",
     "paint_and_merge",
     "invert_and_reconstruct",
+    "prompt_edit",
+    "attention_mask",
 )  # and test_mixed_edit_chain
 
 

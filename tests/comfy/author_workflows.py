@@ -71,7 +71,7 @@ Nothing else has to be set.
 mask goes to any node: here *Grow Mask* and *Set Latent Noise Mask*, and ComfyUI's own sampler repaints what was found.
 
 - *prompt* says what your picture shows; *words* are those of its words that you want found.
-- *what it is to show* is the whole prompt again, with the change.
+- *what it is to show* is the whole prompt again, with the change. Nothing came: another seed in *KSampler*.
 """,
     "paint_and_merge": """## Paint, and go on from the latent
 

@@ -30,7 +30,7 @@ def prompt_edit(models: dict[str, str], described: Described = None) -> Workflow
     build.writer.group("2. invert it", (-20, 520, 460, 620), "#3f789e")
     inverted = add("ReEditInvert", (0, 590), (420, 520), "", model=model, positive=prompts.out(0), samples=latent)
 
-    build.writer.group("3. edit it, where the words are", (470, -70, 1900, 1210), "#8a8")
+    build.writer.group("3. edit it, where the words are", (470, -70, 2520, 1210), "#8a8")
     guider = add(
         "ReEditBlendedGuider",
         (490, 0),
@@ -47,7 +47,7 @@ def prompt_edit(models: dict[str, str], described: Described = None) -> Workflow
     edited = add("SamplerCustomAdvanced", (930, 0), (340, 140), "", sampler=euler, **sampling).out()
     _shown(build, guider, edited, "edited by prompt", 930, 200)
 
-    build.writer.group("4. if an edit does not take: new noise inside the mask", (470, 1170, 1900, 880), "#b58b2a")
+    build.writer.group("4. if an edit does not take: new noise inside the mask", (470, 1170, 2520, 880), "#b58b2a")
     stochastic = add("ReEditStochasticSampler", (490, 1240), (400, 130), "", eta=0.1, seed=1).out()
     again = add("SamplerCustomAdvanced", (490, 1430), (400, 140), "", sampler=stochastic, **sampling).out()
     _shown(build, guider, again, "with new noise", 930, 1240)
@@ -59,6 +59,7 @@ def _shown(build: ChainBuilder, guider: Link, edited: Link, name: str, x: float,
     add = build.writer.add
     mask = add("ReEditGuidanceMask", (x, y), (340, 330), f"mask: {name}", guider=guider, samples=edited).out()
     noted = add("ReEditCommit", (x, y + 390), (340, 130), "", samples=edited, label=name, mask=mask).out()
+    add("ReEditTimeline", (x + 1420, y), (620, 600), f"timeline: {name}", samples=noted, vae=build.vae)
     decoded = add("ReEditDecode", (x, y + 580), (340, 80), "", samples=noted, vae=build.vae)
     prefix = f"reedit/{name.replace(' ', '_')}"
     add("SaveImage", (x + 380, y), (340, 380), name, images=decoded.out(0), filename_prefix=prefix)
@@ -85,7 +86,7 @@ def attention_mask(models: dict[str, str], described: Described = None) -> Workf
     ).out()
     add("MaskPreview", (430, 0), (330, 380), "where the words are", mask=mask)
 
-    build.writer.group("2. use it: here, to repaint with core nodes", (800, -70, 1190, 760), "#8a8")
+    build.writer.group("2. use it: here, to repaint with core nodes", (800, -70, 1850, 760), "#8a8")
     positive = add(
         "CLIPTextEncode",
         (820, 0),
@@ -99,9 +100,10 @@ def attention_mask(models: dict[str, str], described: Described = None) -> Workf
     ).out()
     held = add("SetLatentNoiseMask", (820, 370), (360, 60), "", samples=latent, mask=wider).out()
     sampling = {"model": model, "positive": positive, "negative": build.negative["repaint"], "latent_image": held}
-    sampled = add("KSampler", (1220, 0), (340, 270), "", seed=3, cfg=5.0, **SAMPLING, **sampling).out()
+    sampled = add("KSampler", (1220, 0), (340, 270), "", seed=2, cfg=5.0, **SAMPLING, **sampling).out()
     noted = add("ReEditCommit", (1220, 330), (340, 130), "", samples=sampled, label="repainted", mask=wider).out()
     decoded = add("ReEditDecode", (1220, 520), (340, 80), "", samples=noted, vae=build.vae)
     prefix = "reedit/repainted_by_words"
     add("SaveImage", (1600, 0), (360, 380), "repainted", images=decoded.out(0), filename_prefix=prefix)
+    add("ReEditTimeline", (2010, 0), (620, 600), "", samples=noted, vae=build.vae)
     return build.writer

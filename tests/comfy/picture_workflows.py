@@ -24,8 +24,8 @@ SHOWN = {
     "continue_tomorrow": "ReEditTimeline",
     "paint_and_merge": "ReEditTimeline",
     "invert_and_reconstruct": "ReEditInversionReport",
-    "prompt_edit": "drift: edited by prompt",
-    "attention_mask": "where the words are",
+    "prompt_edit": "timeline: edited by prompt",
+    "attention_mask": "ReEditTimeline",
 }
 LARGEST = 900  # pixels
 

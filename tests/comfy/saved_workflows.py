@@ -38,10 +38,12 @@ def comfy(arguments: list[str | Path], scratch: Path) -> str:
     return done.stdout
 
 
-def with_models(workflow: Path, names: Mapping[str, str], server: LiveServer) -> Path:
+def with_models(
+    workflow: Path, names: Mapping[str, str], server: LiveServer, texts: Mapping[str, str] | None = None
+) -> Path:
     """A copy of a saved workflow in the server's scratch folder, in which model files have other names.
 
-    names: {name in the workflow: name to put in its place}; each must be there.
+    names: {name in the workflow: name to put in its place}; each must be there. texts: {"node's title.widget": value}.
     """
     nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
     widgets = {"CheckpointLoaderSimple": "ckpt_name", "ReEditLoadREEDVAE": "vae_name"}
@@ -52,9 +54,13 @@ def with_models(workflow: Path, names: Mapping[str, str], server: LiveServer) ->
     }
     if set(names.values()) != set(values.values()):
         raise ValueError(f"{workflow.name} does not name each of {', '.join(names)}.")
-    place = [f"{address}={value}" for address, value in values.items()]
+    numbers = {node.get("title"): node["id"] for node in nodes}
+    for place, text in (texts or {}).items():
+        title, widget = place.rsplit(".", 1)
+        values[f"{numbers[title]}.{widget}"] = text
+    slots = [f"{address}={value}" for address, value in values.items()]
     text = comfy(
-        ["workflow", "set-slot", workflow, *place, "--stdout", "--host", "127.0.0.1", "--port", str(server.port)],
+        ["workflow", "set-slot", workflow, *slots, "--stdout", "--host", "127.0.0.1", "--port", str(server.port)],
         server.scratch,
     )
     changed = server.scratch / workflow.name
@@ -73,12 +79,15 @@ def run_workflow(workflow: Path, server: LiveServer) -> dict[str, Any]:
     return server.outputs_of(last["data"]["prompt_id"])
 
 
-def run_shipped(name: str, server: LiveServer) -> dict[str, dict[str, Any]]:
-    """Run a shipped workflow with the demo's models. What each node showed, by its title or, where it has none, its type."""
+def run_shipped(name: str, server: LiveServer, texts: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Run a shipped workflow with the demo's models. What each node showed, by its title or, where it has none, its type.
+
+    texts: what to write into widgets first, {"node's title.widget": value}.
+    """
     workflow = FOLDER / f"{name}.json"
     known = json.loads(workflow.read_text(encoding="utf-8"))
     wanted = {model["name"] for model in known["models"]}
     names = {entry["name"]: DEMO_MODELS[kind] for kind, entry in MODELS.items() if entry["name"] in wanted}
-    outputs = run_workflow(with_models(workflow, names, server), server)
+    outputs = run_workflow(with_models(workflow, names, server, texts), server)
     titles = {str(node["id"]): node.get("title") or node["type"] for node in known["nodes"]}
     return {titles[number]: shown for number, shown in outputs.items()}

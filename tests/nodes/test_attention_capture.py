@@ -173,7 +173,8 @@ def test_what_is_said_changes_and_where_it_is_looked_for_does_not(model, text_to
 
 def test_columns_without_a_source_keep_their_own_keys(model, text_to_image, latents):
     source = marked(prompt(text_to_image[1], SOURCE), 3)
-    own = torch.full((77,), -1)
+    own = torch.arange(77)
+    own[5:9] = -1
     edited = marked(prompt(text_to_image[1], EDITED), 3, from_source=own)
     seen = []
 
@@ -186,7 +187,20 @@ def test_columns_without_a_source_keep_their_own_keys(model, text_to_image, late
     q, k = seen[0]
     branches = q.chunk(2)
     assert torch.equal(*branches)
-    assert not torch.equal(*k.chunk(2))
+    kept, edited_keys = k.chunk(2)
+    same = (kept == edited_keys).all(dim=(0, 2))
+    assert torch.equal(same, own >= 0)
+
+
+def test_pictures_of_which_nothing_takes_anothers_place_attend_by_themselves(model, text_to_image, latents):
+    """In a batch with a prompt for each picture: the first keeps the source's attention, the second its own."""
+    source = marked(prompt(text_to_image[1], SOURCE), 3)
+    places = torch.stack([torch.arange(77), torch.full((77,), -1)])
+    edited = marked(prompt(text_to_image[1], EDITED), 3, from_source=places)
+    injected, _ = call(model, latents, [source, edited], injecting)
+    alone, _ = call(model, latents, [source, edited], None)
+    torch.testing.assert_close(injected[1][1], alone[1][1])
+    assert not torch.allclose(injected[1][0], alone[1][0], atol=1e-2)
 
 
 def test_what_others_have_hooked_in_is_called_as_before(model, text_to_image, latents):
