@@ -36,10 +36,10 @@ class BlendSettings:
     outside: str = TRAJECTORY
     both: bool = False
     look_ahead: int = 3
-    low: float = 0.2
-    high: float = 0.5
+    low: float = 0.25
+    high: float = 0.4
     blur: float = 0.0
-    inject: float = 0.5
+    inject: float = 0.7
     cells: int | None = None
     multiply: bool = False
 

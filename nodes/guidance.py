@@ -141,10 +141,10 @@ class ReEditBlendedGuider(io.ComfyNode):
                     "they are seen best; the mask then stays. 0: the mask of each step is the mean of the steps so far, as "
                     "AIDI has it, and is poor in the first steps.",
                 ),
-                *mask_inputs(0.2, 0.5),
+                *mask_inputs(0.25, 0.4),
                 io.Float.Input(
                     "inject",
-                    default=0.5,
+                    default=0.7,
                     min=0.0,
                     max=1.0,
                     step=0.01,
