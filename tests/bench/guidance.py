@@ -25,7 +25,7 @@ import torch
 from _guidance_cases import BOX, DIFFERENTIAL, NAMED, OUR_LEVELS, PLAIN, TOUCHED, TRUTH, Case, joined, run
 from _guidance_figures import Result, lead, line, print_table, product, summary
 from _guidance_sheet import draw
-from _guidance_world import BATCH, INVERSION, KEPT, defaults, lot, save
+from _guidance_world import BATCH, INVERSION, KEPT, TUNED_ON, defaults, lot, save
 from _report import goal, write_report
 from reedit.nodes.blended_guider import PAPER, RECONSTRUCTION, TRAJECTORY
 from reedit.nodes.guidance import ReEditAttentionMask, ReEditBlendedGuider
@@ -187,6 +187,9 @@ def main() -> None:
     figures = {
         "ours": str(OURS),
         "ways": {str(case): summary(result) for case, result in results.items()},
+        f"success × PSNR outside, dB, of the edits from {TUNED_ON} on": {
+            str(case): product(result, slice(TUNED_ON, None)) for case, result in results.items()
+        },
         "lead of ours on success × PSNR outside, dB": {
             str(case): lead(results[OURS], result, options.seed) for case, result in results.items() if case != OURS
         },
