@@ -188,7 +188,9 @@ def main() -> None:
         "ours": str(OURS),
         "ways": {str(case): summary(result) for case, result in results.items()},
         f"success × PSNR outside, dB, of the edits from {TUNED_ON} on": {
-            str(case): product(result, slice(TUNED_ON, None)) for case, result in results.items()
+            str(case): product(result, slice(TUNED_ON, None))
+            for case, result in results.items()
+            if options.edits > TUNED_ON
         },
         "lead of ours on success × PSNR outside, dB": {
             str(case): lead(results[OURS], result, options.seed) for case, result in results.items() if case != OURS
