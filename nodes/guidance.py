@@ -263,8 +263,8 @@ class ReEditAttentionMask(io.ComfyNode):
             "Mask, Differential Diffusion, ReEdit Gradient Mask, a composite.",
             search_aliases=["prompt mask", "cross attention", "DAAM", "heatmap", "segment by words", "auto mask"],
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
+                io.Model.Input("model", tooltip="A text-to-image model: a UNet (SD1.5, SD2, SDXL), SD3 or Flux."),
+                io.Clip.Input("clip", tooltip="The model's text encoder."),
                 io.Latent.Input("samples", tooltip="The clean latent of the picture."),
                 io.String.Input(
                     "prompt", multiline=True, tooltip="What the picture shows, as you would prompt for it."
