@@ -72,6 +72,14 @@ def touched_cells(mask: Tensor, height: int, width: int) -> Tensor:
     return functional.adaptive_max_pool2d(mask[:, None].float(), (height, width)) > 0
 
 
+def brightest_in_cells(mask: Tensor, samples: Tensor) -> Tensor:
+    """The largest value of a (B, H, W) mask in each cell of a latent, on its device and with its dimensions.
+
+    For edits that have to reach every cell of a thing: its rim covers cells in part, and an average leaves half of the old.
+    """
+    return like_samples(functional.adaptive_max_pool2d(mask[:, None].float(), samples.shape[-2:]), samples)
+
+
 def mask_like_samples(mask: Tensor, samples: Tensor) -> Tensor:
     """A (B, H, W) mask averaged over the cells of a latent, on its device and with its dimensions. Exactly 0 outside."""
     return like_samples(mask_to_cells(mask, *samples.shape[-2:]), samples)

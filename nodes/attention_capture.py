@@ -179,9 +179,8 @@ class AttentionCapture:
             there = columns.clamp(min=0) + self.empty.get(uuids[source], 0)
             said = texts[source].gather(tokens, there.expand_as(texts[target]))
             texts[target].copy_(torch.where(columns >= 0, said, texts[target]))
-            kept = (columns >= 0).any(
-                dim=tokens, keepdim=True
-            )  # of each picture: whether it keeps the source's attention
+            # Of a batch with a prompt for each picture, some may have nothing that takes another's place.
+            kept = (columns >= 0).any(dim=tokens, keepdim=True)
             images[target].copy_(torch.where(kept, images[source], images[target]))
         self.was_replaced = True
         return q, k

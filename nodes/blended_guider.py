@@ -11,7 +11,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..models.cells import check_mask, mask_like_samples
+from ..models.cells import brightest_in_cells, check_mask
 from ..models.diffusion.attention_maps import RunningMap, soft_mask
 from ..models.diffusion.blended_guidance import denoised_towards, guidance_scale
 from ..models.diffusion.gradient_mask import keep_outside
@@ -246,7 +246,7 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         masks = [
             soft_mask(attention, (height, width), settings.low, settings.high, settings.blur) for attention in found
         ]
-        within = x.new_ones(1, 1, height, width) if run.given is None else mask_like_samples(run.given, x)
+        within = x.new_ones(1, 1, height, width) if run.given is None else brightest_in_cells(run.given, x)
         return torch.stack(masks).amax(0) * within if masks else within
 
     def _remember(self, result: Tensor, run: Run) -> None:

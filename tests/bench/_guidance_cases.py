@@ -18,10 +18,9 @@ from reedit.nodes.stochastic_sampler import ReEditStochasticSampler
 from tiny_sd.judge import edit_verdict
 from tiny_sd.language import caption
 from torch import Tensor
-from torch.nn import functional
 
 PLAIN, BOX, DIFFERENTIAL = "plain CFG", "CFG in a box by hand", "DifferentialDiffusion"
-TRUTH, TOUCHED = "the true object's mask", "all cells of the true object"
+TRUTH = "the true object's mask"
 NAMED = "words named by hand"
 OUR_LEVELS = "the levels of our guider"
 
@@ -32,7 +31,7 @@ class Case:
 
     eta: of the stochastic sampler; None: euler. options: our guider's other widgets, where they are not at their defaults.
     mask: OUR_LEVELS gives the mask of DIFFERENTIAL the levels that our guider has, and not ReEdit Attention Mask. Our guider
-    may be given TRUTH or TOUCHED, masks of the object's pixels or of every cell with one of them, or NAMED, words to find.
+    may be given TRUTH, a mask of the object's pixels, or NAMED, words to find.
     """
 
     way: str
@@ -101,17 +100,11 @@ def attention_masks(case: Case, lot: Lot) -> Tensor:
 def blended(case: Case, lot: Lot) -> Edited:
     """ReEdit Blended Guider, its widgets as they come but for what the case says."""
     values = defaults(ReEditBlendedGuider) | {"cfg": case.cfg, "outside": case.way} | dict(case.options)
-    mask = {TRUTH: lot.truth, TOUCHED: cells_with(lot.truth, lot.samples)}.get(case.mask)
+    mask = (lot.truth > 0.5).float() if case.mask == TRUTH else None
     conditionings = (lot.named if case.mask == NAMED else lot.source, lot.target, lot.negative)
     guider = ReEditBlendedGuider.execute(models()[0], *conditionings, trajectory=lot.trajectory, mask=mask, **values)[0]
     samples = sampled(case, lot, guider, {"samples": lot.samples}, lot.sigmas)
     return Edited(samples, ReEditGuidanceMask.execute(guider, {"samples": samples})[0])
-
-
-def cells_with(mask: Tensor, samples: Tensor) -> Tensor:
-    """The mask's pixels and all that share a latent cell with them."""
-    cells = touched_cells(mask > 0.5, *samples.shape[-2:]).float()
-    return functional.interpolate(cells, mask.shape[-2:])[:, 0]
 
 
 WAYS: dict[str, Callable[[Case, Lot], Edited]] = {PLAIN: plain, BOX: masked, DIFFERENTIAL: masked}

@@ -22,7 +22,7 @@ from typing import Any
 import _guidance_time
 import _host  # noqa: F401
 import torch
-from _guidance_cases import BOX, DIFFERENTIAL, NAMED, OUR_LEVELS, PLAIN, TOUCHED, TRUTH, Case, joined, run
+from _guidance_cases import BOX, DIFFERENTIAL, NAMED, OUR_LEVELS, PLAIN, TRUTH, Case, joined, run
 from _guidance_figures import Result, lead, line, print_table, product, summary
 from _guidance_sheet import draw
 from _guidance_world import BATCH, INVERSION, KEPT, TUNED_ON, defaults, lot, save
@@ -42,7 +42,7 @@ BASELINES = {
     "DifferentialDiffusion": [Case(DIFFERENTIAL, cfg, mask=mask) for mask in ("", OUR_LEVELS) for cfg in CFGS],
 }
 PARTS = [
-    *(replace(OURS, mask=mask) for mask in (TOUCHED, TRUTH, NAMED)),
+    *(replace(OURS, mask=mask) for mask in (TRUTH, NAMED)),
     *(replace(OURS, options=(choice,)) for choice in (("inject", 0.0), ("look_ahead", 0), ("mask_from", "both"))),
 ]
 STOCHASTIC = [

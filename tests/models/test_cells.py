@@ -2,7 +2,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reedit.models.cells import check_mask, check_samples, like_samples, mask_to_cells, touched_cells
+from reedit.models.cells import (
+    brightest_in_cells,
+    check_mask,
+    check_samples,
+    like_samples,
+    mask_to_cells,
+    touched_cells,
+)
 
 
 def test_mask_cells_are_area_means():
@@ -65,3 +72,12 @@ def test_an_empty_mask_is_refused():
 def test_a_mask_with_nan_is_refused():
     with pytest.raises(ValueError, match="mask holds NaN"):
         check_mask(torch.full((1, 64, 64), float("nan")), 1, 16, 16)
+
+
+def test_the_brightest_pixel_of_each_cell():
+    mask = torch.zeros(1, 8, 12)
+    mask[0, 0, 0], mask[0, 3, 3], mask[0, 4, 11] = 0.5, 0.25, 1.0
+    cells = brightest_in_cells(mask, torch.zeros(1, 4, 2, 3))
+    assert cells.tolist() == [[[[0.5, 0.0, 0.0], [0.0, 0.0, 1.0]]]]
+    assert brightest_in_cells(mask, torch.zeros(1, 4, 5, 2, 3)).shape == (1, 1, 1, 2, 3)
+    assert torch.equal(brightest_in_cells(cells[:, 0], torch.zeros(1, 4, 8, 12))[0, 0, ::4, ::4], cells[0, 0])

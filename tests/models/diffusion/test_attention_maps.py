@@ -79,7 +79,9 @@ def test_the_running_map_is_the_mean_of_all_that_was_added():
 
 @given(low=some.floats(0, 0.8), width=some.floats(0.05, 0.2), seed=some.integers(0, 99))
 def test_the_mask_is_exactly_0_up_to_low_and_1_from_high(low, width, seed):
-    attention = torch.rand(2, 1, 6, 7, generator=torch.Generator().manual_seed(seed)) * 1e-3  # its scale does not matter
+    attention = (
+        torch.rand(2, 1, 6, 7, generator=torch.Generator().manual_seed(seed)) * 1e-3
+    )  # its scale does not matter
     mask = soft_mask(attention, (6, 7), low, low + width)
     relative = attention / attention.amax((2, 3), keepdim=True)
     assert (mask[relative <= low] == 0).all()
