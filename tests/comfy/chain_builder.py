@@ -118,15 +118,13 @@ class ChainBuilder:
         self.vae = add(
             "ReEditLoadREEDVAE", (-980, 680), (420, 90), "", properties.get("vae"), vae_name=models["vae"]
         ).out()
-        self.canvas = add(
-            "SolidMask",
-            (-980, 830),
-            (420, 130),
-            "black canvas: masks are drawn on 64×64",
-            value=0.0,
-            width=64,
-            height=64,
-        ).out()
+
+    @cached_property
+    def canvas(self) -> Link:
+        """What masks are drawn on; a graph without boxes has none."""
+        title = "black canvas: masks are drawn on 64×64"
+        size = {"width": 64, "height": 64}
+        return self.writer.add("SolidMask", (-980, 830), (420, 130), title, value=0.0, **size).out()
 
     @cached_property
     def picture(self) -> Link:
