@@ -12,7 +12,7 @@ from workflow_writer import Link, WorkflowWriter
 
 CIRCLE, SQUARE = SOURCE.objects
 TARGET = replace(SOURCE, objects=(replace(CIRCLE, colour="yellow"), SQUARE))
-REPAINTED = replace(SOURCE, objects=(CIRCLE, replace(SQUARE, colour="white")))
+REPAINTED = replace(SOURCE, objects=(CIRCLE, replace(SQUARE, colour="orange")))
 WORDS = f"{SQUARE.colour} {SQUARE.shape}"
 
 
