@@ -41,14 +41,13 @@ BASELINES = {
     "CFG with a box": [Case(BOX, cfg) for cfg in CFGS],
     "DifferentialDiffusion": [Case(DIFFERENTIAL, cfg, mask=mask) for mask in ("", OUR_LEVELS) for cfg in CFGS],
 }
+for ways in BASELINES.values():  # each with stochastic editing too
+    ways.append(replace(ways[0], cfg=OURS.cfg, eta=ETA))
 PARTS = [
     *(replace(OURS, mask=mask) for mask in (TRUTH, NAMED)),
     *(replace(OURS, options=(choice,)) for choice in (("inject", 0.0), ("look_ahead", 0), ("mask_from", "both"))),
 ]
-STOCHASTIC = [
-    *(replace(ways[0], cfg=OURS.cfg, eta=ETA) for ways in BASELINES.values()),
-    *(replace(OURS, way=mode, eta=ETA) for mode in MODES),
-]
+STOCHASTIC = [replace(OURS, way=mode, eta=ETA) for mode in MODES]
 
 
 def all_cases() -> list[Case]:
