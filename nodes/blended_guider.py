@@ -237,6 +237,9 @@ class BlendedGuider(comfy.samplers.CFGGuider):
     def _mask_now(self, run: Run, x: Tensor) -> Tensor:
         """The mask of this step: by the source's attention, the edit's too if asked for, and the mask that was given."""
         reads_source, reads_target = self.reads
+        settled = not reads_target and (run.looked is not None or not reads_source)
+        if settled and self.soft_mask is not None:
+            return self.soft_mask
         found = []
         if reads_source:
             found.append(seen(run.rebuilt, run.capture) if run.looked is None else run.looked)

@@ -137,6 +137,7 @@ def goals_of(results: dict[Case, Result], costs: dict[str, Any]) -> list[dict[st
                 "at most",
                 most,
                 "×",
+                "The hooks' small operations in each layer weigh on a model as small as this; see the batch of ten.",
             )
             for what, part, most in (("time", "time, s", 1.05), ("peak memory", "memory, MiB", 1.1))
             for size, cost in zip(("demo model", _guidance_time.REAL_SIZE), single, strict=True)
