@@ -51,6 +51,7 @@ class AttentionCapture:
         self.empty: dict[Any, int] = {}  # by the same: how many empty tokens the model puts before it (Flux 2 does)
         self.grids: set[tuple[int, int]] = set()  # seen, whether read or not
         self.was_replaced = False
+        self._places: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor]] = {}
         self._cross: tuple[tuple[int, int], int, int] | None = None
         self._joint: tuple[tuple[int, int], int] | None = None
         self._wanted = (0, 0)
@@ -174,16 +175,27 @@ class AttentionCapture:
         if meant is None or meant.from_source is None:
             images[target].copy_(images[source])
         else:
-            columns = _repeated(meant.from_source, len(texts[target]), site.text.stop).to(k.device)
-            columns = columns.view((*columns.shape, 1) if tokens == 1 else (len(columns), 1, columns.shape[1], 1))
-            there = columns.clamp(min=0) + self.empty.get(uuids[source], 0)
+            there, has_source, keeps = self._places_of(meant.from_source, uuids[source], texts[target], tokens)
             said = texts[source].gather(tokens, there.expand_as(texts[target]))
-            texts[target].copy_(torch.where(columns >= 0, said, texts[target]))
-            # Of a batch with a prompt for each picture, some may have nothing that takes another's place.
-            kept = (columns >= 0).any(dim=tokens, keepdim=True)
-            images[target].copy_(torch.where(kept, images[source], images[target]))
+            texts[target].copy_(torch.where(has_source, said, texts[target]))
+            images[target].copy_(torch.where(keeps, images[source], images[target]))
         self.was_replaced = True
         return q, k
+
+    def _places_of(self, from_source: Tensor, source: Any, text: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the source says each of a text's tokens, whether it does, and for each picture whether it says any.
+
+        The same for every layer and step, so it is made once: small operations weigh on small models.
+        """
+        key = (id(from_source), source, len(text), text.shape[tokens], tokens)
+        if key not in self._places:
+            columns = _repeated(from_source, len(text), text.shape[tokens]).to(text.device)
+            columns = columns.view((*columns.shape, 1) if tokens == 1 else (len(columns), 1, columns.shape[1], 1))
+            has_source = columns >= 0
+            there = columns.clamp(min=0) + self.empty.get(source, 0)
+            # Of a batch with a prompt for each picture, some may have nothing that takes another's place.
+            self._places[key] = there, has_source, has_source.any(dim=tokens, keepdim=True)
+        return self._places[key]
 
 
 def can_be_read(model: Any) -> bool:
