@@ -66,14 +66,15 @@ class Run:
     """What a guider knows while it samples.
 
     levels: the sampler's sigmas. source: the clean latent as the sampler was given it; given: the user's own mask, (B, h, w).
-    looked: the map of attention that was found before the first step. rebuilt, edited: those of the source's and the edit's
-    branch over the steps so far. masks: of each step that was begun.
+    keeps_places: as the guider has it. looked: the map of attention that was found before the first step. rebuilt, edited:
+    those of the source's and the edit's branch over the steps so far. masks: of each step that was begun.
     """
 
     capture: AttentionCapture
     levels: list[float]
     source: Tensor | None
     given: Tensor | None
+    keeps_places: bool
     reconstruction: Reconstruction | None = None
     looked: Tensor | None = None
     rebuilt: RunningMap = field(default_factory=RunningMap)
@@ -128,7 +129,7 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         given = None if self.own_mask is None else check_mask(self.own_mask, batch, height, width)
         capture = AttentionCapture(self.model_patcher.model, self.settings.cells)
         capture.install(self.model_options)  # this run's own copy, which the host throws away
-        self.run = Run(capture, sigmas.tolist(), source, given)
+        self.run = Run(capture, sigmas.tolist(), source, given, self.keeps_places)
         try:
             result = super().outer_sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
             if self.settings.outside == TRAJECTORY and self.soft_mask is not None and source is not None:
@@ -210,7 +211,7 @@ class BlendedGuider(comfy.samplers.CFGGuider):
     ) -> list[Tensor]:
         """The predictions of the three branches, in one call of the host's; zeros for those that nothing needs."""
         settings, capture = self.settings, run.capture
-        injects = self.keeps_places and step < settings.inject * (len(run.levels) - 1)
+        injects = run.keeps_places and step < settings.inject * (len(run.levels) - 1)
         reads_source, reads_target = self.reads
         per_step = reads_source and not settings.look_ahead
         rebuilds = injects or per_step or settings.outside == RECONSTRUCTION

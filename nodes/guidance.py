@@ -317,8 +317,6 @@ class ReEditAttentionMask(io.ComfyNode):
         latent = check_picture_latent(model, samples)
         if trajectory is not None:
             trajectory.check_fits(latent_space(model), tuple(latent.shape))
-        if not words.strip():
-            raise ValueError("words is empty. Write the words of the prompt to find, separated by commas.")
         conditioning = encode_with_words(clip, prompt, words)
         check_can_look(model, conditioning)
         attention = attention_in(model, conditioning, latent, calls, trajectory, seed, cells_of(detail))
