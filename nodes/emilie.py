@@ -7,21 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_base
 from comfy.patcher_extension import WrappersMP
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..models.cells import check_mask, check_samples, mask_like_samples
+from ..models.cells import check_mask, mask_like_samples
 from ..models.diffusion.gradient_mask import keep_outside, mask_denoised
 from ..models.session.record import observe, with_record
-
-Conditioning = list[list[Any]]
-
-
-def with_values(conditioning: Conditioning, values: dict[str, Any]) -> Conditioning:
-    """A copy of a CONDITIONING with the values set in each of its entries."""
-    return [[embedding, {**options, **values}] for embedding, options in conditioning]
+from .picture_conditioning import Conditioning, check_channels, check_takes_picture, with_picture
 
 
 class ReEditLatentConditioning(io.ComfyNode):
@@ -54,30 +47,10 @@ class ReEditLatentConditioning(io.ComfyNode):
     def execute(
         cls, model: Any, positive: Conditioning, negative: Conditioning, samples: dict[str, Any]
     ) -> io.NodeOutput:
-        check_takes_picture(model, samples["samples"])
+        kind = check_takes_picture(model, samples["samples"])
         record = observe(samples)
-        # Unscaled, as the LATENT holds it: the host's model applies the scale, where its family has one.
-        values = {"concat_latent_image": samples["samples"]}
-        return io.NodeOutput(with_values(positive, values), with_values(negative, values), with_record(samples, record))
-
-
-def check_takes_picture(model: Any, samples: Tensor) -> None:
-    """Raise ValueError unless this is an InstructPix2Pix model whose latents have these channels."""
-    if not isinstance(model.model, comfy.model_base.IP2P):
-        raise ValueError(
-            f"model is a {type(model.model).__name__}, which takes no picture beside its noise. "
-            "Load an InstructPix2Pix model (for Stable Diffusion 1.5, SDXL or CosXL Edit)."
-        )
-    check_channels(model.get_model_object("latent_format").latent_channels, samples)
-
-
-def check_channels(channels: int, samples: Tensor) -> None:
-    check_samples(samples)
-    if samples.shape[1] != channels:
-        raise ValueError(
-            f"samples has {samples.shape[1]} channels, but this model works on latents of {channels}. "
-            "Encode the picture with the VAE that belongs to the model."
-        )
+        both = [with_picture(kind, conditioning, samples["samples"]) for conditioning in (positive, negative)]
+        return io.NodeOutput(*both, with_record(samples, record))
 
 
 class ReEditGradientMask(io.ComfyNode):
