@@ -14,7 +14,14 @@ from torch import Tensor
 from ..models.cells import check_mask, mask_like_samples
 from ..models.diffusion.gradient_mask import keep_outside, mask_denoised
 from ..models.session.record import observe, with_record
-from .picture_conditioning import Conditioning, check_channels, check_takes_picture, with_picture
+from .picture_conditioning import (
+    INPAINT,
+    Conditioning,
+    check_channels,
+    check_takes_picture,
+    masked_picture,
+    with_picture,
+)
 
 
 class ReEditLatentConditioning(io.ComfyNode):
@@ -24,33 +31,81 @@ class ReEditLatentConditioning(io.ComfyNode):
             node_id="ReEditLatentConditioning",
             display_name="ReEdit Latent Conditioning",
             category="ReEdit/emilie",
-            description="Gives the latent itself, never its pixels, to an InstructPix2Pix model as the picture to edit. "
-            "So an edit starts from what the edit before it made, without an encode in between.",
-            search_aliases=["instruct pix2pix", "InstructPixToPixConditioning", "edit conditioning"],
+            description="Gives the latent itself, never its pixels, to an edit model or an inpainting model as the picture "
+            "to work on. So an edit starts from what the edit before it made, without an encode in between.",
+            search_aliases=[
+                "instruct pix2pix",
+                "InstructPixToPixConditioning",
+                "InpaintModelConditioning",
+                "ReferenceLatent",
+                "kontext",
+                "edit conditioning",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="The InstructPix2Pix model that will edit."),
-                io.Conditioning.Input("positive", tooltip="The instruction, from CLIP Text Encode."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model that will edit: InstructPix2Pix, an inpainting model, or one with reference latents "
+                    "(Flux Kontext, Flux 2, Qwen-Image-Edit). Which of them it is, it is asked.",
+                ),
+                io.Conditioning.Input("positive", tooltip="The instruction or prompt, from CLIP Text Encode."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt; an empty one will do."),
                 io.Latent.Input("samples", tooltip="The latent to edit."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White is edited. An inpainting model needs one: this, or the latent's noise mask. Another size "
+                    "is resized; the proportions must be the picture's. For other models it becomes the latent's noise mask.",
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="The model's own VAE. Only an inpainting model needs it, for the grey that it is shown "
+                    "under the mask; the picture is not encoded.",
+                ),
+                io.Boolean.Input(
+                    "noise_mask",
+                    default=True,
+                    optional=True,
+                    tooltip="Sets mask as the latent's noise mask too, so that sampling changes only what it covers. Off: "
+                    "the latent comes out without a noise mask.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output("positive"),
                 io.Conditioning.Output("negative"),
                 io.Latent.Output(
                     display_name="latent",
-                    tooltip="The latent as it came in: the sampler's latent_image, so that a mask has something to keep.",
+                    tooltip="The latent as it came in, and its noise mask: the sampler's latent_image, so that a mask has "
+                    "something to keep.",
                 ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, positive: Conditioning, negative: Conditioning, samples: dict[str, Any]
+        cls,
+        model: Any,
+        positive: Conditioning,
+        negative: Conditioning,
+        samples: dict[str, Any],
+        mask: Tensor | None = None,
+        vae: Any = None,
+        noise_mask: bool = True,
     ) -> io.NodeOutput:
-        kind = check_takes_picture(model, samples["samples"])
-        record = observe(samples)
-        both = [with_picture(kind, conditioning, samples["samples"]) for conditioning in (positive, negative)]
-        return io.NodeOutput(*both, with_record(samples, record))
+        latent = samples["samples"]
+        kind = check_takes_picture(model, latent)
+        in_pixels = masked = None
+        if kind == INPAINT:
+            in_pixels, masked = masked_picture(latent, samples.get("noise_mask") if mask is None else mask, vae)
+        elif mask is not None:
+            in_pixels = check_mask(mask, latent.shape[0], *latent.shape[-2:])[:, None]
+        both = [with_picture(kind, conditioning, latent, in_pixels, masked) for conditioning in (positive, negative)]
+        passed = with_record(samples, observe(samples))
+        if not noise_mask:
+            passed.pop("noise_mask", None)
+        elif in_pixels is not None:
+            passed["noise_mask"] = in_pixels
+        return io.NodeOutput(*both, passed)
 
 
 class ReEditGradientMask(io.ComfyNode):

@@ -9,7 +9,9 @@ import comfy.model_base
 import torch
 from torch import Tensor
 
-from ..models.cells import check_samples
+from ..models.cells import check_mask, check_samples
+from ..models.diffusion.masked_picture import covered_share, latent_of_grey, mask_in_pixels, masked_latent
+from .vae_checks import check_latent_fits, pixels_per_cell
 
 Conditioning = list[list[Any]]
 
@@ -59,6 +61,30 @@ def without_picture(conditioning: Conditioning) -> Conditioning:
         [embedding, {key: value for key, value in options.items() if key not in (PICTURE, MASK, REFERENCES)}]
         for embedding, options in conditioning
     ]
+
+
+def masked_picture(samples: Tensor, mask: Tensor | None, vae: Any) -> tuple[Tensor, Tensor]:
+    """What an inpainting model reads: the mask (B, 1, height, width) in pixels, and the latent with grey in its place.
+
+    samples: (B, C, H, W). mask: a MASK, or a latent's noise mask. ValueError where one of the two inputs is not connected or
+    does not fit.
+    """
+    if mask is None:
+        raise ValueError(
+            "model is an inpainting model, and there is no mask. Connect mask, or set a noise mask on the latent."
+        )
+    if vae is None:
+        raise ValueError(
+            "model is an inpainting model, which is shown grey under the mask. Connect vae: the model's own."
+        )
+    check_latent_fits(samples, vae)
+    checked = check_mask(mask, samples.shape[0], *samples.shape[-2:])
+    ratio = pixels_per_cell(vae)
+    grey = latent_of_grey(vae.encode, ratio)
+    if grey.ndim != samples.ndim:
+        raise ValueError("vae encodes videos, but the model works on pictures. Use the VAE that belongs to the model.")
+    in_pixels = mask_in_pixels(checked, samples.shape[-2] * ratio, samples.shape[-1] * ratio)
+    return in_pixels, masked_latent(samples, grey, covered_share(in_pixels, samples))
 
 
 def check_channels(channels: int, samples: Tensor) -> None:
