@@ -126,9 +126,10 @@ def picture_kind(model: Any) -> str:
             )
     if reads_references(base, latent_format):
         return REFERENCE
-    raise ValueError(
-        f"model is a {name}, which takes no picture beside its noise in a way that this node knows. {WHAT_TO_LOAD}"
-    )
+    what = "takes no picture beside its noise in a way that this node knows"
+    if latent_format.latent_dimensions == 3:
+        what = "works on videos, and this node gives single pictures to models of pictures"
+    raise ValueError(f"model is a {name}, which {what}. {WHAT_TO_LOAD}")
 
 
 def probe(latent_format: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Models of the real layouts of five families with random weights: right for what a sampler does, useless for pictures.
+"""Models of the real layouts of many families with random weights: right for what a sampler does, useless for pictures.
 
 No checkpoint can be had where the tests run, so one is made: every tensor that the real file holds, under its real name
 and in its real shape, filled with seeded random numbers. The host's own loader then finds out which family it is.
@@ -13,9 +13,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
+import comfy.ldm.chroma.model
 import comfy.ldm.flux.model
 import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
 import comfy.ldm.modules.diffusionmodules.openaimodel as unet
+import comfy.ldm.qwen_image.model
+import comfy.ldm.wan.model
+import comfy.model_detection
 import comfy.model_management
 import comfy.ops
 import comfy.sd
@@ -96,25 +100,27 @@ def sd3_layout(depth: int = 12) -> Layout:
     return _layout(network, PREFIX)
 
 
-def flux_layout(double_blocks: int = 1, single_blocks: int = 2) -> Layout:
-    """Flux dev at its full width. It has 19 double and 38 single blocks."""
+FLUX = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 768,
+    "context_in_dim": 4096,
+    "hidden_size": 3072,
+    "mlp_ratio": 4.0,
+    "num_heads": 24,
+    "axes_dim": [16, 56, 56],
+    "theta": 10_000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "guidance_embed": True,
+    "txt_ids_dims": [],
+}
+
+
+def flux_layout(double_blocks: int = 1, single_blocks: int = 2, **changes: object) -> Layout:
+    """Flux dev at its full width, but for the changes. It has 19 double and 38 single blocks."""
     network = comfy.ldm.flux.model.Flux(
-        in_channels=16,
-        out_channels=16,
-        vec_in_dim=768,
-        context_in_dim=4096,
-        hidden_size=3072,
-        mlp_ratio=4.0,
-        num_heads=24,
-        depth=double_blocks,
-        depth_single_blocks=single_blocks,
-        axes_dim=[16, 56, 56],
-        theta=10_000,
-        patch_size=2,
-        qkv_bias=True,
-        guidance_embed=True,
-        txt_ids_dims=[],
-        **ON_META,
+        **{**FLUX, **changes}, depth=double_blocks, depth_single_blocks=single_blocks, **ON_META
     )
     # The file says scale where the host says weight.
     return {name.replace("_norm.weight", "_norm.scale"): shape for name, shape in _layout(network).items()}
@@ -131,6 +137,92 @@ LAYOUTS: dict[str, Callable[[], Layout]] = {
     "sd3": sd3_layout,
     "flux": flux_layout,
 }
+
+# Models that take a picture beside their noise: no deeper and no wider than the host needs to know them by.
+
+SHALLOW_SD15 = {
+    **SD15,
+    "num_res_blocks": [1],
+    "channel_mult": [1],
+    "transformer_depth": [1],
+    "transformer_depth_output": [1, 1],
+    "transformer_depth_middle": 1,
+}
+NARROW_SDXL = {  # the host goes by the depth of its transformers
+    **SEGMIND_VEGA,
+    "channel_mult": [1, 1, 1],
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0] * 9,
+    "transformer_depth_middle": 1,
+}
+NARROW_FLUX = {"vec_in_dim": 64, "context_in_dim": 128, "hidden_size": 256, "num_heads": 2}
+FLUX2 = {
+    "in_channels": 128,
+    "out_channels": 128,
+    "vec_in_dim": None,
+    "mlp_ratio": 3.0,
+    "axes_dim": [32, 32, 32, 32],
+    "theta": 2000,
+    "patch_size": 1,
+    "qkv_bias": False,
+    "ops_bias": False,
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "txt_ids_dims": [3],
+}
+
+
+def cosxl_edit_layout() -> Layout:
+    """SDXL's, and the levels of noise that the host knows CosXL by. It looks for them beside the network's own names."""
+    layout = unet_layout({**NARROW_SDXL, "in_channels": 8})
+    levels = {f"edm_vpred.{name}": torch.Size() for name in ("sigma_max", "sigma_min")}
+    return {name.removeprefix(PREFIX): shape for name, shape in layout.items()} | levels
+
+
+def qwen_image_layout(blocks: int = 1) -> Layout:
+    """Qwen-Image and Qwen-Image-Edit at their full width, which is the only one that the host knows. They have 60 blocks."""
+    return _layout(comfy.ldm.qwen_image.model.QwenImageTransformer2DModel(num_layers=blocks, **ON_META))
+
+
+def chroma_layout() -> Layout:
+    """Chroma with one block of each kind."""
+    network = comfy.ldm.chroma.model.Chroma(
+        **{name: value for name, value in FLUX.items() if name != "guidance_embed"} | {"vec_in_dim": None},
+        **{"in_dim": 64, "out_dim": 3072, "hidden_dim": 5120, "n_layers": 5, "depth": 1, "depth_single_blocks": 1},
+        **ON_META,
+    )
+    return {name.replace("_norm.weight", "_norm.scale"): shape for name, shape in _layout(network).items()}
+
+
+def wan_layout() -> Layout:
+    """Wan 2.1, image to video, with one block."""
+    return _layout(comfy.ldm.wan.model.WanModel(model_type="i2v", in_dim=36, num_layers=1, **ON_META))
+
+
+PICTURE_LAYOUTS: dict[str, Callable[[], Layout]] = {
+    "sd15_instruct": partial(unet_layout, {**SHALLOW_SD15, "in_channels": 8}),
+    "sd15_inpaint": partial(unet_layout, {**SHALLOW_SD15, "in_channels": 9}),
+    "sdxl_instruct": partial(unet_layout, {**NARROW_SDXL, "in_channels": 8}),
+    "cosxl_edit": cosxl_edit_layout,
+    "flux_fill": partial(flux_layout, 1, 1, **{**NARROW_FLUX, "in_channels": 96}),
+    "flux_canny": partial(flux_layout, 1, 1, **{**NARROW_FLUX, "in_channels": 32}),
+    "flux_kontext": partial(flux_layout, 1, 1, **NARROW_FLUX),
+    "flux2": partial(flux_layout, 1, 1, **{**NARROW_FLUX, **FLUX2}),
+    "qwen_image_edit": qwen_image_layout,
+}
+
+
+def on_meta(layout: Layout) -> ModelPatcher:
+    """The host's model for a file with these names and shapes, without its numbers: it costs nothing and computes nothing."""
+    prefix = PREFIX if next(iter(layout)).startswith(PREFIX) else ""
+    empty = {name: torch.ones(()).expand(shape) for name, shape in layout.items()}
+    configuration = comfy.model_detection.model_config_from_unet(empty, prefix)
+    if configuration is None:
+        raise RuntimeError("The host does not know this layout.")
+    configuration.set_inference_dtype(torch.float32, None)
+    device = torch.device("meta")
+    return ModelPatcher(configuration.get_model(empty, prefix, device=device), device, device)
+
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
@@ -233,12 +325,32 @@ FAMILIES: dict[str, Callable[[], Family]] = {"sd15": sd15, "sd2_v": sd2_v, "sdxl
 BIG = frozenset({"sd15", "sd2_v", "sdxl", "flux"})  # more than 4 GiB while they load: their tests are marked slow
 
 
+def _picture_conditioning(name: str) -> list:
+    if name.startswith("sd15"):
+        return random_conditioning(0, 768)
+    if name in ("sdxl_instruct", "cosxl_edit"):
+        return random_conditioning(0, 2048, pooled=1280)
+    if name == "qwen_image_edit":
+        return random_conditioning(0, 3584)
+    return random_conditioning(0, 128, pooled=64, guidance=3.5)
+
+
+def _picture_family(name: str) -> Family:
+    weights = random_weights(PICTURE_LAYOUTS[name](), seed=0)
+    if name == "cosxl_edit":
+        weights |= {"edm_vpred.sigma_max": torch.tensor(80.0), "edm_vpred.sigma_min": torch.tensor(0.002)}
+    return _family(name, weights, _picture_conditioning(name))
+
+
+PICTURE_FAMILIES = {name: partial(_picture_family, name) for name in PICTURE_LAYOUTS}
+
+
 @contextmanager
 def loaded(name: str) -> Iterator[Family]:
     """A family's model for the time of a with block. The memory of the one before it is free when it is built."""
     gc.collect()  # a model and its patcher hold each other
     with torch.inference_mode():
-        family = FAMILIES[name]()
+        family = (FAMILIES | PICTURE_FAMILIES)[name]()
     try:
         yield family
     finally:
