@@ -3,8 +3,7 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from reedit.models.session.record import KEY
-from reedit.nodes.emilie import ReEditGradientMask, ReEditLatentConditioning, check_channels
+from reedit.nodes.emilie import ReEditGradientMask
 
 STEPS = 4
 
@@ -217,40 +216,3 @@ def test_masks_and_latents_that_do_not_fit_are_refused(text_to_image, latent, bo
         sample(told, clip, latent)
     with pytest.raises(ValueError, match="samples has 16 channels, but this model works on latents of 4"):
         ReEditGradientMask.execute(model, box, samples={"samples": torch.ones(1, 16, 16, 16)})
-
-
-def test_instruct_pix2pix_gets_the_latent_unscaled(instruct_pix2pix, latent):
-    model, clip = instruct_pix2pix
-    positive, negative = encode_text(clip, "make the circle blue"), encode_text(clip, "")
-    plus, minus, passed = ReEditLatentConditioning.execute(model, positive, negative, latent).result
-    assert plus[0][1]["concat_latent_image"] is latent["samples"] is minus[0][1]["concat_latent_image"]
-    assert passed["samples"] is latent["samples"] and KEY in passed
-    assert "concat_latent_image" not in positive[0][1]
-
-
-def test_it_conditions_as_the_hosts_node_does_on_the_same_picture(instruct_pix2pix, tiny_vae, scenes):
-    from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
-
-    model, clip = instruct_pix2pix
-    positive, negative = encode_text(clip, "make the circle blue"), encode_text(clip, "")
-    theirs = InstructPixToPixConditioning.execute(positive, negative, scenes[:1], tiny_vae).result
-    ours = ReEditLatentConditioning.execute(model, positive, negative, {"samples": tiny_vae.encode(scenes[:1])}).result
-    for one, other in zip(ours[:2], theirs[:2], strict=True):
-        assert one[0][1].keys() == other[0][1].keys()
-        torch.testing.assert_close(one[0][1]["concat_latent_image"], other[0][1]["concat_latent_image"])
-
-
-def test_a_model_that_takes_no_picture_is_named(text_to_image, latent):
-    model, clip = text_to_image
-    conditioning = encode_text(clip, "x")
-    with pytest.raises(ValueError, match=r"model is a BaseModel, which takes no picture.*InstructPix2Pix"):
-        ReEditLatentConditioning.execute(model, conditioning, conditioning, latent)
-
-
-def test_a_latent_for_another_model_is_named(instruct_pix2pix):
-    model, clip = instruct_pix2pix
-    conditioning = encode_text(clip, "x")
-    with pytest.raises(ValueError, match="samples has 16 channels, but this model works on latents of 4"):
-        ReEditLatentConditioning.execute(model, conditioning, conditioning, {"samples": torch.zeros(1, 16, 8, 8)})
-    with pytest.raises(ValueError, match="samples holds"):
-        check_channels(4, torch.full((1, 4, 8, 8), float("nan")))
