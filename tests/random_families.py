@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import comfy.ldm.chroma.model
 import comfy.ldm.flux.model
+import comfy.ldm.models.autoencoder
 import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
 import comfy.ldm.modules.diffusionmodules.openaimodel as unet
 import comfy.ldm.qwen_image.model
@@ -25,6 +26,8 @@ import comfy.ops
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
+from reedit.models.autoencoders.kl_layout import KLConfig
+from reedit.nodes.autoencoders import build_host_vae, host_architecture
 from torch import Tensor, nn
 
 Layout = dict[str, torch.Size]  # the names and shapes of a file
@@ -343,6 +346,19 @@ def _picture_family(name: str) -> Family:
 
 
 PICTURE_FAMILIES = {name: partial(_picture_family, name) for name in PICTURE_LAYOUTS}
+
+
+def random_vae(latent_channels: int, seed: int = 0) -> comfy.sd.VAE:
+    """A narrow KL autoencoder with the ratio of Stable Diffusion and Flux, in a host VAE object."""
+    config = KLConfig(
+        width=32, multipliers=(1, 1, 1, 1), blocks=1, latent_channels=latent_channels, attention_levels=()
+    )
+    with torch.device("meta"):
+        network = comfy.ldm.models.autoencoder.AutoencoderKL(
+            ddconfig=host_architecture(config), embed_dim=latent_channels
+        )
+    weights = random_weights(_layout(network), seed)
+    return build_host_vae({name: tensor.float() for name, tensor in weights.items()}, config)
 
 
 @contextmanager
