@@ -12,7 +12,18 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy.model_base import ModelType
-from random_families import BIG, FAMILIES, LAYOUTS, PREFIX, STORED, loaded, random_weights
+from random_families import (
+    BIG,
+    FAMILIES,
+    LAYOUTS,
+    PICTURE_LAYOUTS,
+    PREFIX,
+    STORED,
+    loaded,
+    on_meta,
+    random_vae,
+    random_weights,
+)
 
 CONFIGURATION = {"sd15": "SD15", "sd2_v": "SD20", "sdxl": "Segmind_Vega", "sd3": "SD3", "flux": "Flux"}
 PREDICTION = {
@@ -23,6 +34,18 @@ PREDICTION = {
     "flux": (ModelType.FLUX, comfy.model_sampling.CONST),
 }
 CHANNELS = {"sd15": 4, "sd2_v": 4, "sdxl": 4, "sd3": 16, "flux": 16}
+# The configuration, the prediction, and the channels that the network reads in each place of a latent.
+TAKES_PICTURE = {
+    "sd15_instruct": ("SD15_instructpix2pix", ModelType.EPS, 8),
+    "sd15_inpaint": ("SD15", ModelType.EPS, 9),
+    "sdxl_instruct": ("SDXL_instructpix2pix", ModelType.EPS, 8),
+    "cosxl_edit": ("SDXL_instructpix2pix", ModelType.V_PREDICTION_EDM, 8),
+    "flux_fill": ("FluxInpaint", ModelType.FLUX, 96),
+    "flux_canny": ("Flux", ModelType.FLUX, 32),
+    "flux_kontext": ("Flux", ModelType.FLUX, 16),
+    "flux2": ("Flux2", ModelType.FLUX, 128),
+    "qwen_image_edit": ("QwenImage", ModelType.FLUX, 16),
+}
 HOST_TABLE = {"sd3": comfy.utils.mmdit_to_diffusers, "flux": comfy.utils.flux_to_diffusers}  # the others are UNets
 CELLS = 8  # to a side of the latents
 
@@ -83,6 +106,29 @@ def test_a_shortened_layout_is_part_of_the_whole(name, whole):
     assert short.keys() < long.keys()
     if name == "flux":  # Stable Diffusion 3 gets narrower, too
         assert all(long[key] == shape for key, shape in short.items())
+
+
+@pytest.mark.parametrize("name", PICTURE_LAYOUTS)
+def test_a_model_that_takes_a_picture_is_detected_and_fits_the_network_that_the_host_builds(name):
+    model = on_meta(PICTURE_LAYOUTS[name]()).model
+    configuration, prediction, channels = TAKES_PICTURE[name]
+    assert (type(model.model_config).__name__, model.model_type) == (configuration, prediction)
+    layout = {key.removeprefix(PREFIX): shape for key, shape in PICTURE_LAYOUTS[name]().items()}
+    layout = model.model_config.process_unet_state_dict(layout)
+    levels = {key for key in layout if key.startswith("edm_vpred.")}  # these are for the model, not for its network
+    assert bool(levels) == (name == "cosxl_edit")
+    network = {key: tensor.shape for key, tensor in model.diffusion_model.state_dict().items()}
+    assert network == {key: shape for key, shape in layout.items() if key not in levels}
+    first = network["input_blocks.0.0.weight" if name.startswith(("sd", "cosxl")) else "img_in.weight"]
+    patch = 1 if name == "flux2" or len(first) == 4 else 2  # cells to a side of a token
+    assert first[1] == channels * patch**2
+
+
+def test_the_random_vae_has_the_ratio_of_real_ones():
+    vae = random_vae(16)
+    latent = vae.encode(torch.rand(1, 64, 48, 3))
+    assert latent.shape == (1, 16, 8, 6) and latent.std() > 0.1
+    assert vae.decode(latent).shape == (1, 64, 48, 3)
 
 
 def test_the_same_seed_gives_the_same_numbers():
