@@ -128,7 +128,7 @@ def picture_kind(model: Any) -> str:
         return REFERENCE
     what = "takes no picture beside its noise in a way that this node knows"
     if latent_format.latent_dimensions == 3:
-        what = "works on videos, and this node gives single pictures to models of pictures"
+        what = "works on latents of videos and reads no reference latents by itself"
     raise ValueError(f"model is a {name}, which {what}. {WHAT_TO_LOAD}")
 
 
@@ -148,12 +148,14 @@ def channels_beside_noise(base: Any, channels: int) -> int:
 def reads_references(base: Any, latent_format: Any) -> bool:
     """Whether a model hands reference latents on to its network, and the network reads them.
 
-    Both are asked, since some models (Chroma) inherit the first without the second, and some networks (Krea 2) read them
-    only when told a method.
+    Both are asked, since some models (Chroma) inherit the first without the second. Some networks (Krea 2) read them only
+    when told a method, and that of Lumina and Z-Image only where it was made for pictures (Omni, which has a place for what
+    SigLIP sees).
     """
     if "ref_latents" not in base.extra_conds_shapes(reference_latents=[probe(latent_format)]):
         return False
     network = base.diffusion_model
     calls = [getattr(network, name) for name in ("forward", "_forward") if hasattr(network, name)]
     named = any("ref_latents" in inspect.signature(call).parameters for call in calls)
-    return named and getattr(network, "default_ref_method", "always") is not None
+    wanting = [name for name in ("default_ref_method", "siglip_embedder") if getattr(network, name, name) is None]
+    return named and not wanting

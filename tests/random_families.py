@@ -13,13 +13,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
-import comfy.ldm.chroma.model
 import comfy.ldm.flux.model
 import comfy.ldm.models.autoencoder
 import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
 import comfy.ldm.modules.diffusionmodules.openaimodel as unet
 import comfy.ldm.qwen_image.model
-import comfy.ldm.wan.model
 import comfy.model_detection
 import comfy.model_management
 import comfy.ops
@@ -83,7 +81,7 @@ SEGMIND_VEGA = {
 
 
 def unet_layout(configuration: dict) -> Layout:
-    return _layout(unet.UNetModel(**configuration, **ON_META), PREFIX)
+    return layout_of(unet.UNetModel(**configuration, **ON_META), PREFIX)
 
 
 def sd3_layout(depth: int = 12) -> Layout:
@@ -100,7 +98,7 @@ def sd3_layout(depth: int = 12) -> Layout:
         pos_embed_max_size=192,
         **ON_META,
     )
-    return _layout(network, PREFIX)
+    return layout_of(network, PREFIX)
 
 
 FLUX = {
@@ -126,10 +124,10 @@ def flux_layout(double_blocks: int = 1, single_blocks: int = 2, **changes: objec
         **{**FLUX, **changes}, depth=double_blocks, depth_single_blocks=single_blocks, **ON_META
     )
     # The file says scale where the host says weight.
-    return {name.replace("_norm.weight", "_norm.scale"): shape for name, shape in _layout(network).items()}
+    return {name.replace("_norm.weight", "_norm.scale"): shape for name, shape in layout_of(network).items()}
 
 
-def _layout(network: nn.Module, prefix: str = "") -> Layout:
+def layout_of(network: nn.Module, prefix: str = "") -> Layout:
     return {prefix + name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
@@ -184,22 +182,7 @@ def cosxl_edit_layout() -> Layout:
 
 def qwen_image_layout(blocks: int = 1) -> Layout:
     """Qwen-Image and Qwen-Image-Edit at their full width, which is the only one that the host knows. They have 60 blocks."""
-    return _layout(comfy.ldm.qwen_image.model.QwenImageTransformer2DModel(num_layers=blocks, **ON_META))
-
-
-def chroma_layout() -> Layout:
-    """Chroma with one block of each kind."""
-    network = comfy.ldm.chroma.model.Chroma(
-        **{name: value for name, value in FLUX.items() if name != "guidance_embed"} | {"vec_in_dim": None},
-        **{"in_dim": 64, "out_dim": 3072, "hidden_dim": 5120, "n_layers": 5, "depth": 1, "depth_single_blocks": 1},
-        **ON_META,
-    )
-    return {name.replace("_norm.weight", "_norm.scale"): shape for name, shape in _layout(network).items()}
-
-
-def wan_layout() -> Layout:
-    """Wan 2.1, image to video, with one block."""
-    return _layout(comfy.ldm.wan.model.WanModel(model_type="i2v", in_dim=36, num_layers=1, **ON_META))
+    return layout_of(comfy.ldm.qwen_image.model.QwenImageTransformer2DModel(num_layers=blocks, **ON_META))
 
 
 PICTURE_LAYOUTS: dict[str, Callable[[], Layout]] = {
@@ -357,7 +340,7 @@ def random_vae(latent_channels: int, seed: int = 0) -> comfy.sd.VAE:
         network = comfy.ldm.models.autoencoder.AutoencoderKL(
             ddconfig=host_architecture(config), embed_dim=latent_channels
         )
-    weights = random_weights(_layout(network), seed)
+    weights = random_weights(layout_of(network), seed)
     return build_host_vae({name: tensor.float() for name, tensor in weights.items()}, config)
 
 

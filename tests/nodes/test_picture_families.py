@@ -1,12 +1,15 @@
 """What ReEdit Latent Conditioning gives to models of the real layouts: seen where it reaches the network."""
 
 import comfy.latent_formats
+import comfy.ldm.chroma.model
+import comfy.ldm.lumina.model
+import comfy.ldm.wan.model
 import nodes as host_nodes
 import pytest
 import torch
 from comfy_extras.nodes_edit_model import ReferenceLatent
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
-from random_families import LAYOUTS, PICTURE_LAYOUTS, chroma_layout, loaded, on_meta, random_vae, wan_layout
+from random_families import FLUX, LAYOUTS, ON_META, PICTURE_LAYOUTS, layout_of, loaded, on_meta, random_vae
 from reedit.nodes.emilie import ReEditLatentConditioning
 from reedit.nodes.picture_conditioning import INPAINT, INSTRUCT, REFERENCE, picture_kind
 
@@ -24,6 +27,36 @@ KINDS = {
 }
 
 
+def chroma():
+    """With one block of each kind."""
+    network = comfy.ldm.chroma.model.Chroma(
+        **{name: value for name, value in FLUX.items() if name != "guidance_embed"} | {"vec_in_dim": None},
+        **{"in_dim": 64, "out_dim": 3072, "hidden_dim": 5120, "n_layers": 5, "depth": 1, "depth_single_blocks": 1},
+        **ON_META,
+    )
+    return {name.replace("_norm.weight", "_norm.scale"): shape for name, shape in layout_of(network).items()}
+
+
+def wan():
+    """Wan 2.1, image to video, with one block."""
+    return layout_of(comfy.ldm.wan.model.WanModel(model_type="i2v", in_dim=36, num_layers=1, **ON_META))
+
+
+def z_image(**omni):
+    """With two blocks."""
+    size = {"dim": 3840, "cap_feat_dim": 2560, "n_layers": 2, "n_heads": 30, "n_kv_heads": 30, "qk_norm": True}
+    rest = {"ffn_dim_multiplier": 8 / 3, "z_image_modulation": True, "pad_tokens_multiple": 32}
+    return layout_of(
+        comfy.ldm.lumina.model.NextDiT(in_channels=16, axes_dims=[32, 48, 48], **size, **rest, **omni, **ON_META)
+    )
+
+
+def test_of_two_z_images_the_one_made_for_references_is_recognised():
+    assert picture_kind(on_meta(z_image(siglip_feat_dim=1152))) == REFERENCE
+    with pytest.raises(ValueError, match="model is a Lumina2, which takes no picture"):
+        picture_kind(on_meta(z_image()))
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_model_is_recognised(name):
     assert picture_kind(on_meta(PICTURE_LAYOUTS[name]())) == KINDS[name]
@@ -36,12 +69,12 @@ def test_a_model_is_recognised(name):
         (LAYOUTS["sdxl"], "model is a SDXL, which takes no picture"),
         (LAYOUTS["sd3"], "model is a SD3, which takes no picture"),
         # It inherits from Flux what hands a reference to the network, whose forward does not read it.
-        (chroma_layout, "model is a Chroma, which takes no picture"),
+        (chroma, "model is a Chroma, which takes no picture"),
         (
             PICTURE_LAYOUTS["flux_canny"],
             r"model is a Flux that takes a control picture \(edges, depth\), not one to edit",
         ),
-        (wan_layout, "model is a WAN21, which works on videos"),
+        (wan, "model is a WAN21, which works on latents of videos"),
     ],
     ids=["sd15", "sdxl", "sd3", "chroma", "flux_canny", "wan"],
 )
