@@ -31,12 +31,10 @@ def shares(masks: Tensor) -> Tensor:
 def whole_shares(masks: Tensor) -> Tensor:
     """m_k / sum of all: the whole of every cell, for a prediction that is held inside the masks once more.
 
-    Shapes as in `shares`. A single mask has every cell; of several, none has a cell that no mask touches.
+    Shapes as in `shares`. Cells that no mask touches are shared equally, so a single instruction has every cell.
     """
-    if len(masks) == 1:
-        return torch.ones_like(masks)
     total = masks.sum(0)
-    return torch.where(total > 0, masks / total.clamp(min=torch.finfo(masks.dtype).tiny), 0)
+    return torch.where(total > 0, masks / total.clamp(min=torch.finfo(masks.dtype).tiny), 1 / len(masks))
 
 
 @dataclass(frozen=True)
