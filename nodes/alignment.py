@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ..models.cells import check_mask
 from ..models.session.alignment import (
+    EXACT_CELLS,
     LOW_FREQUENCIES,
     METHODS,
     align,
     check_settings,
     count_edits,
-    intended_mask,
     note_alignment,
     reference_at,
 )
@@ -69,12 +69,13 @@ class ReEditAlign(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "memory",
-                    default=1.0,
+                    default=0.0,
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much the reference keeps of what it was where an edit has changed cells outside of its "
-                    "mask. 1: each cell as it was when it was last meant to change. 0: as it was before the newest edit.",
+                    tooltip="For earlier edits without a mask: how much of the picture before them the reference keeps. "
+                    "0: all that they changed was meant. 1: none of it. For edits with a mask each cell is as it was when it "
+                    "was last meant to change, whatever this says.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -104,7 +105,7 @@ class ReEditAlign(io.ComfyNode):
         method: str = LOW_FREQUENCIES,
         strength: float = 1.0,
         radius: float = 2.0,
-        memory: float = 1.0,
+        memory: float = 0.0,
         every: int = 1,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
@@ -114,20 +115,21 @@ class ReEditAlign(io.ComfyNode):
             mask = check_mask(mask, latent.shape[0], *latent.shape[-2:])
         if record.current == SOURCE:  # no edit yet, so nothing has drifted
             return io.NodeOutput(with_record(samples, record, latent))
-        if mask is None and record.is_unrecorded:
-            mask = noise_mask_of_edit(samples, record)
-        acts = count_edits(record) % every == 0
-        aligned, parameters = latent, {}
-        if acts:
-            check_same_shape(record)
-            edit = record.edit(record.current)
-            reference = reference_at(record, edit.parent, memory)
-            aligned = align(latent, reference, intended_mask(edit) if mask is None else mask, method, strength, radius)
-            settings = {"method": method, "strength": strength, "radius": radius, "memory": memory, "every": every}
-            parameters = {f"align.{name}": value for name, value in settings.items()}
-        if acts or mask is not None:
-            record = note_alignment(record, aligned, parameters, mask)
-        return io.NodeOutput(with_record(samples, record, aligned))
+        edit = record.edit(record.current)
+        if mask is None:
+            mask = noise_mask_of_edit(samples, record) if record.is_unrecorded else None
+            mask = edit.mask if mask is None else mask
+        if count_edits(record) % every:
+            if mask is not None and record.current == len(
+                record.edits
+            ):  # what later edits are aligned to depends on it
+                record = note_alignment(record, latent, {}, mask)
+            return io.NodeOutput(with_record(samples, record, latent))
+        check_comparable(record, method, mask)
+        aligned = align(latent, reference_at(record, edit.parent, memory), mask, method, strength, radius)
+        settings = {"method": method, "strength": strength, "radius": radius, "memory": memory, "every": every}
+        parameters = {f"align.{name}": value for name, value in settings.items()}
+        return io.NodeOutput(with_record(samples, note_alignment(record, aligned, parameters, mask), aligned))
 
 
 def noise_mask_of_edit(latent: dict[str, Any], record: EditRecord) -> Tensor | None:
@@ -136,13 +138,17 @@ def noise_mask_of_edit(latent: dict[str, Any], record: EditRecord) -> Tensor | N
     return followed_noise_mask(latent, before) if before.shape == latent["samples"].shape else None
 
 
-def check_same_shape(record: EditRecord) -> None:
-    """Raise ValueError where the current edit made another size or batch of the latent, so that nothing can be compared."""
+def check_comparable(record: EditRecord, method: str, mask: Tensor | None) -> None:
+    """Raise ValueError where the current edit has nothing to be aligned to, or where the method would only undo it."""
     edit = record.edit(record.current)
-    parent = edit.parent
-    before = tuple(record.source.shape) if parent == SOURCE else record.edit(parent).change.shape
+    before = tuple(record.source.shape) if edit.parent == SOURCE else record.edit(edit.parent).change.shape
     if before != edit.change.shape:
         raise ValueError(
             f"samples has shape {edit.change.shape}, but before its newest edit, “{edit.label}”, the latent had {before}: "
             "there is nothing to align it to. Place ReEdit Align after the edit that follows, and not after this one."
+        )
+    if method == EXACT_CELLS and mask is None:
+        raise ValueError(
+            f"method “{EXACT_CELLS}” puts everything outside of the mask back, but nothing says where “{edit.label}” was "
+            "meant to act: all of it would be undone. Connect its mask, or choose another method."
         )

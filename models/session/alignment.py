@@ -1,8 +1,8 @@
 """Taking back, outside of an edit's mask, what the edit did to a latent by accident.
 
 After VAE-LFA (arXiv 2605.08250): edits of a whole picture shift the low frequencies of its latent a little in each round, and
-a moving average of the rounds before tells what they were. Here the average is one of cells, not of statistics, and is
-computed from the session's record, in which the masks also tell which changes were meant.
+a moving average of the rounds before tells what they were. Here the reference is a latent, not statistics, and is computed
+from the session's record, in which the masks also tell which changes were meant.
 """
 
 from __future__ import annotations
@@ -17,27 +17,17 @@ import torch
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from ..cells import brightest_in_cells
+from ..cells import mask_like_samples
 from .cell_change import apply_change, digest, find_change, to_cells, to_samples
 from .packed_mask import pack_mask
-from .record import FOREIGN_TOOL, SOURCE, Edit, EditRecord
+from .record import SOURCE, EditRecord
 
 ALIGN_TOOL = "align"
-MASK_WAS_GIVEN = "align.mask"  # a parameter: the edit's mask is an intention, whatever its tool
 LOW_FREQUENCIES, LOW_STATISTICS = "low frequencies", "low-frequency mean and std"
 STATISTICS, EXACT_CELLS = "mean and std", "exact cells"
 METHODS = (LOW_FREQUENCIES, LOW_STATISTICS, STATISTICS, EXACT_CELLS)
 LEAST_STD = 1e-6  # latent units: a channel flatter than this has no contrast to match
 LEAST_WEIGHT = 1e-12
-
-
-def intended_mask(edit: Edit) -> Tensor | None:
-    """Where an edit was meant to act, (B, H, W); None where nobody said.
-
-    The mask of an edit by a node that keeps no record holds the cells that moved, and cells move by accident too.
-    """
-    said = edit.tool not in (FOREIGN_TOOL, ALIGN_TOOL) or MASK_WAS_GIVEN in edit.parameters
-    return edit.mask if said else None
 
 
 def count_edits(record: EditRecord) -> int:
@@ -64,11 +54,13 @@ def mix(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
 def reference_at(record: EditRecord, number: int, memory: float) -> Tensor:
     """What the picture is meant to be after edit `number`, float32 on the CPU, with the shape of that edit's latent.
 
-    r_0 is the source; after an edit with the mask m that made the latent z
-        r_k = z · m + (memory · r_(k-1) + (1 - memory) · z) · (1 - m).
-    An edit without an intended mask counts as m = 0, so with memory it is taken up step by step. memory: 0 (r is the latent
-    itself) to 1 (each cell as it was when it was last meant to change). An edit that gave the latent another shape begins
-    the reference anew.
+    r_0 is the source. An edit that was meant to act in the mask m and made the latent z gives
+        r_k = m · z + (1 - m) · r_(k-1):
+    each cell is as it was when it was last meant to change. Of an edit without a mask, which moved every cell, nobody knows
+    which changes were meant:
+        r_k = memory · r_(k-1) + (1 - memory) · z,
+    so 0 takes all of them as meant, 1 none, and between them the reference is a moving average over the rounds. An edit that
+    gave the latent another shape begins the reference anew.
     """
     path = record.path_to(number)
     reference: Tensor | None = None
@@ -77,9 +69,9 @@ def reference_at(record: EditRecord, number: int, memory: float) -> Tensor:
         if reference is None or reference.shape != samples.shape:
             reference = samples
             continue
-        mask = intended_mask(record.edit(step))
-        meant = torch.zeros(()) if mask is None else brightest_in_cells(mask, samples)
-        reference = mix(reference, samples, 1 - memory * (1 - meant))
+        mask = record.edit(step).mask
+        meant = torch.tensor(1 - memory) if mask is None else mask_like_samples(mask, samples)
+        reference = mix(reference, samples, meant)
     assert reference is not None  # a path holds at least the source
     return reference
 
@@ -125,8 +117,7 @@ def align(
     """A latent brought back to its reference outside of a mask; bit-identical where the mask is 1, or strength 0.
 
     samples, reference: (B, C, [T,] H, W). mask: (B, H, W) in 0..1, of any size with the picture's proportions: the change
-    fades to 0 where it rises to 1; a cell counts by its whitest pixel, since half of an old rim is worse than a little drift.
-    None: no cell is excluded. With w = 1 - mask and s = strength,
+    fades to 0 where it rises to 1. None: no cell is excluded. With w = 1 - mask and s = strength,
         low frequencies             z - s · w · L(z - r), L the low pass over cells by their w
         low-frequency mean and std  z + s · w · (A(Lz) - Lz), A giving each channel of Lz the mean and std of Lr
         mean and std                z + s · w · (A(z) - z)
@@ -139,7 +130,7 @@ def align(
         )
     check_settings(method, strength, radius)
     plain, reference = samples.float(), reference.to(samples.device, torch.float32)
-    outside = torch.ones_like(plain[:, :1]) if mask is None else 1 - brightest_in_cells(mask, samples)
+    outside = torch.ones_like(plain[:, :1]) if mask is None else 1 - mask_like_samples(mask, samples)
     if method == EXACT_CELLS:
         aligned = mix(plain, reference, strength * outside)
     else:
@@ -173,10 +164,8 @@ def note_alignment(
     """The record with its current edit's latent aligned: part of that edit where it is the newest.
 
     Of an older one, which others may have been made on, it becomes an edit of its own. parameters: noted beside the edit's.
-    mask: (B, H, W), where the edit was meant to act, if that is known and is to be noted.
+    mask: (B, H, W), where the edit was meant to act; None leaves what is noted of it.
     """
-    if mask is not None:
-        parameters = {**parameters, MASK_WAS_GIVEN: True}
     if record.current != len(record.edits):
         return record.with_edit(samples, ALIGN_TOOL, ALIGN_TOOL, parameters, mask)
     newest = record.edits[-1]

@@ -8,11 +8,11 @@ from reedit.models.session.alignment import (
     METHODS,
     STATISTICS,
     align,
-    intended_mask,
     reference_at,
 )
 from reedit.models.session.record import KEY, SOURCE
 from reedit.nodes.alignment import ReEditAlign
+from reedit.nodes.emilie import ReEditGradientMask, ReEditLatentConditioning
 from reedit.nodes.session import ReEditCheckout, ReEditCommit
 
 
@@ -47,7 +47,7 @@ def test_drift_outside_the_given_mask_is_taken_back(latent, left_half, method):
 
 
 def test_exact_cells_come_back_bit_for_bit(latent, left_half):
-    after = run(changed(latent), EXACT_CELLS, 1.0, memory=1.0, mask=left_half)
+    after = run(changed(latent), EXACT_CELLS, 1.0, mask=left_half)
     assert torch.equal(after["samples"][..., 8:], latent["samples"][..., 8:])
     assert after[KEY].edits[0].changed_cells == 0.5
 
@@ -68,7 +68,7 @@ def test_an_alignment_before_the_commit_is_part_of_the_edit(latent, left_half):
 
 def test_an_alignment_after_the_commit_is_part_of_the_edit_and_takes_its_mask(latent, left_half):
     committed = ReEditCommit.execute(changed(latent), "brighter", "tool", left_half, keep_outside=False)[0]
-    after = run(committed, EXACT_CELLS, 1.0, memory=1.0)
+    after = run(committed, EXACT_CELLS, 1.0)
     (edit,) = after[KEY].edits
     assert edit.label == "brighter" and edit.parameters["align.method"] == EXACT_CELLS
     assert torch.equal(edit.mask, left_half) and after[KEY].is_current(after["samples"])
@@ -81,18 +81,28 @@ def test_the_noise_mask_that_a_sampler_kept_to_is_the_edits_mask(latent, left_ha
     samples = masked["samples"].clone()
     samples[..., :8] += 1
     samples[..., 8:] += 1e-5  # a sampler's rounding
-    after = run({**masked, "samples": samples}, EXACT_CELLS, 1.0, memory=1.0)
+    after = run({**masked, "samples": samples}, EXACT_CELLS, 1.0)
     assert torch.equal(after["samples"][..., 8:], latent["samples"][..., 8:])
     assert torch.equal(after["samples"][..., :8], samples[..., :8])
-    torch.testing.assert_close(intended_mask(after[KEY].edits[0]), left_half)
+    torch.testing.assert_close(after[KEY].edits[0].mask, left_half)
 
 
-def test_cells_that_a_foreign_node_moved_are_not_taken_for_the_mask(latent):
-    """Without any mask, nothing tells a change of half the cells from an accident."""
-    samples = latent["samples"].clone()
-    samples[..., :8] += 1
-    after = run({**latent, "samples": samples}, EXACT_CELLS, 1.0, memory=1.0)
-    assert torch.equal(after["samples"], latent["samples"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_strict_mask_held_is_left_alone_without_a_mask_of_its_own(instruct_pix2pix, latent, left_half, method):
+    """Nothing moved outside, so nothing is to be taken back, and what moved was meant."""
+    model, clip = instruct_pix2pix
+    prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("change the background to sand", "")]
+    positive, negative, latent = ReEditLatentConditioning.execute(model, *prompts, latent).result
+    held = ReEditGradientMask.execute(model, left_half)[0]
+    sampled = host_nodes.KSampler().sample(held, 0, 2, 3.0, "euler", "karras", positive, negative, latent)[0]
+    after = run(sampled, method)
+    assert not torch.equal(after["samples"], latent["samples"])
+    assert torch.equal(after["samples"], sampled["samples"])
+
+
+def test_exact_cells_need_a_mask(latent):
+    with pytest.raises(ValueError, match="would be undone"):
+        run(changed(latent), EXACT_CELLS)
 
 
 def test_a_latent_at_its_source_passes_through(latent):
@@ -104,17 +114,17 @@ def test_every_second_edit_is_aligned_and_the_others_pass_bit_for_bit(latent, le
     acted = []
     for _ in range(5):
         drifted = changed(latent, 0.1)
-        latent = run(drifted, EXACT_CELLS, 1.0, memory=1.0, every=2, mask=left_half)
+        latent = run(drifted, EXACT_CELLS, 1.0, every=2, mask=left_half)
         acted.append(not torch.equal(latent["samples"], drifted["samples"]))
     assert acted == [False, True, False, True, False]
     assert len(latent[KEY].edits) == 5
-    assert all(torch.equal(intended_mask(edit), left_half) for edit in latent[KEY].edits)
+    assert all(torch.equal(edit.mask, left_half) for edit in latent[KEY].edits)
 
 
 def test_re_anchoring_takes_back_the_drift_of_all_edits_since(latent, left_half):
     source = latent["samples"]
     for _ in range(3):
-        latent = run(changed(latent, 0.1), EXACT_CELLS, 1.0, memory=1.0, every=3, mask=left_half)
+        latent = run(changed(latent, 0.1), EXACT_CELLS, 1.0, every=3, mask=left_half)
     assert torch.equal(latent["samples"][..., 8:], source[..., 8:])
     torch.testing.assert_close(latent["samples"][..., :8], source[..., :8] + 0.3)
 
@@ -132,18 +142,25 @@ def test_aligning_an_edit_that_was_gone_back_to_leaves_the_others(latent, left_h
     first = ReEditCommit.execute(changed(latent), "first", "tool")[0]
     second = ReEditCommit.execute(changed(first), "second", "tool")[0]
     back = ReEditCheckout.execute(second, "first")[0]
-    after = run(back, EXACT_CELLS, 1.0, memory=1.0, mask=left_half)
+    after = run(back, EXACT_CELLS, 1.0, mask=left_half)
     assert [(edit.label, edit.parent) for edit in after[KEY].edits] == [("first", 0), ("second", 1), ("align", 1)]
     assert torch.equal(after[KEY].samples_at(1), first["samples"])
     assert torch.equal(after["samples"][..., 8:], latent["samples"][..., 8:])
+
+
+def test_an_edit_that_is_not_aligned_this_time_adds_nothing_to_the_session(latent, left_half):
+    first = ReEditCommit.execute(changed(latent), "first", "tool", left_half)[0]
+    second = ReEditCommit.execute(changed(first), "second", "tool")[0]
+    back = ReEditCheckout.execute(second, "first")[0]
+    assert run(back, every=2)[KEY] is back[KEY]
 
 
 def test_an_edit_of_another_size_has_nothing_to_be_aligned_to(latent):
     upscaled = host_nodes.LatentUpscale().upscale(latent, "nearest-exact", 256, 256, "disabled")[0]
     with pytest.raises(ValueError, match="nothing to align it to"):
         run(upscaled)
-    aligned = run(changed(ReEditCommit.execute(upscaled, "larger", "upscale")[0]), EXACT_CELLS, 1.0, memory=1.0)
-    assert torch.equal(aligned["samples"], upscaled["samples"])
+    aligned = run(changed(ReEditCommit.execute(upscaled, "larger", "upscale")[0]), STATISTICS)
+    torch.testing.assert_close(aligned["samples"], upscaled["samples"], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,17 @@ from reedit.models.session.alignment import (
     EXACT_CELLS,
     LOW_FREQUENCIES,
     LOW_STATISTICS,
-    MASK_WAS_GIVEN,
     METHODS,
     STATISTICS,
     align,
     check_settings,
     count_edits,
-    intended_mask,
     latents_along,
     low_pass,
     note_alignment,
     reference_at,
 )
-from reedit.models.session.record import FOREIGN_LABEL, FOREIGN_TOOL, KEY, EditRecord, observe
+from reedit.models.session.record import FOREIGN_LABEL, FOREIGN_TOOL, EditRecord
 from scipy.ndimage import gaussian_filter
 
 SIZE = 16
@@ -202,19 +200,28 @@ def test_the_reference_is_the_moving_average_of_the_paper_and_the_masks(shape, m
                     expected = flat[0][frame][row][column][channel]
                     for number in range(1, 5):
                         kept = record.edit(number).mask  # as the record packs it
-                        m = 0.0 if masks[number - 1] is None else float(kept[0, row, column])
+                        m = 1 - memory if masks[number - 1] is None else float(kept[0, row, column])
                         z = flat[number][frame][row][column][channel]
-                        expected = m * z + (1 - m) * (memory * expected + (1 - memory) * z)
+                        expected = m * z + (1 - m) * expected
                     assert float(found[frame, row, column, channel]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_with_full_memory_a_cell_is_as_it_was_when_it_was_last_meant_to_change():
+@pytest.mark.parametrize("memory", [0.0, 0.5, 1.0])
+def test_a_cell_is_as_it_was_when_it_was_last_meant_to_change(memory):
     source = EditRecord(latent())
-    record = edited(edited(source, left_half()), 1 - left_half()[:, :, :])
+    record = edited(edited(source, left_half()), 1 - left_half())
     record = edited(record, left_half())
-    reference = reference_at(record, 3, memory=1.0)
+    reference = reference_at(record, 3, memory)
     assert same_bits(reference[..., : SIZE // 2].contiguous(), record.samples_at(3)[..., : SIZE // 2].contiguous())
     assert same_bits(reference[..., SIZE // 2 :].contiguous(), record.samples_at(2)[..., SIZE // 2 :].contiguous())
+
+
+def test_without_memory_an_edit_without_a_mask_was_meant_everywhere():
+    record = edited(edited(edited(EditRecord(latent()), left_half()), None), left_half())
+    reference = reference_at(record, 3, memory=0.0)
+    assert same_bits(reference[..., SIZE // 2 :].contiguous(), record.samples_at(2)[..., SIZE // 2 :].contiguous())
+    forgotten_never = reference_at(record, 3, memory=1.0)
+    assert same_bits(forgotten_never[..., SIZE // 2 :].contiguous(), record.source[..., SIZE // 2 :].contiguous())
 
 
 def test_the_latents_along_a_path_are_the_records():
@@ -223,17 +230,6 @@ def test_the_latents_along_a_path_are_the_records():
     assert path == (0, 2, 3)
     for step, samples in zip(path, latents_along(record, path), strict=True):
         assert same_bits(samples, record.samples_at(step))
-
-
-def test_cells_that_a_foreign_node_moved_are_no_intention():
-    record = EditRecord(latent())
-    changed = record.samples_at(0)
-    changed[..., 3, 5] += 1
-    record = observe({"samples": changed, KEY: record})
-    assert record.edits[0].mask is not None and intended_mask(record.edits[0]) is None
-    assert same_bits(reference_at(record, 1, memory=1.0), record.source)
-    given_now = note_alignment(record, changed, {}, left_half())
-    torch.testing.assert_close(intended_mask(given_now.edits[0]), left_half())
 
 
 def test_another_size_begins_the_reference_anew():
@@ -258,7 +254,7 @@ def test_an_alignment_of_an_older_edit_is_an_edit_of_its_own():
     aligned = latent()
     after = note_alignment(record, aligned, {"align.method": STATISTICS}, left_half())
     assert [edit.parent for edit in after.edits] == [0, 0, 1] and after.current == 3
-    assert after.edits[2].tool == ALIGN_TOOL and after.edits[2].parameters[MASK_WAS_GIVEN]
+    assert after.edits[2].tool == ALIGN_TOOL and torch.equal(after.edits[2].mask, left_half())
     assert same_bits(after.samples_at(1), record.samples_at(1)) and same_bits(after.samples_at(3), aligned)
     assert count_edits(after) == 1  # of the path 0, 1, 3 only edit 1 is an edit
 
