@@ -190,10 +190,10 @@ def gradient_mask_wrappers(
         held = hold(mask, latent_image, known)
         # The guider's options are its own copy for this run.
         executor.class_obj.model_options.setdefault("transformer_options", {})[key] = held
-        # A run that stops above sigma 0 hands on a noisy latent, in which the clean one has no place yet. Asked before the
-        # run, since some samplers (uni_pc) write into their sigmas.
+        # A run that stops above sigma 0 hands on a noisy latent, in which the clean one has no place yet.
         finished = float(sigmas[-1]) == 0.0
-        result = executor(noise, latent_image, sampler, sigmas, denoise_mask, *arguments, **options)
+        # Some samplers (uni_pc) write into their sigmas, on a CPU into the host's cache: the next run would never reach 0.
+        result = executor(noise, latent_image, sampler, sigmas.clone(), denoise_mask, *arguments, **options)
         if not (strict and finished):
             return result
         # What the noise mask keeps, the sampler brings back up to rounding only.
@@ -204,6 +204,11 @@ def gradient_mask_wrappers(
         executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
     ) -> Tensor:
         held: Held = model_options["transformer_options"][key]
+        if x.shape[1:] != held.known.shape[1:]:
+            raise ValueError(
+                f"The gradient mask holds a latent of {tuple(held.known.shape)}, but this sampler has gone on to one of "
+                f"{tuple(x.shape)}: it enlarges the latent, or works on a part of it. Choose another sampler."
+            )
         if held.scaled is None or held.scaled.device != x.device:
             held.scaled = executor.class_obj.inner_model.process_latent_in(held.known.to(x))
             held.cells = held.cells.to(x)
@@ -215,6 +220,8 @@ def gradient_mask_wrappers(
 def hold(mask: Tensor, latent_image: Tensor, known: Tensor | None) -> Held:
     """What to keep in a run on `latent_image`. ValueError where there is nothing to keep, or where it does not fit."""
     reference = latent_image if known is None else known
+    if reference.ndim == 4 and latent_image.ndim == 5:  # a model of videos takes a picture as one frame
+        reference = reference.unsqueeze(2)
     if not bool(reference.any()):
         raise ValueError(
             "The gradient mask has nothing to keep: the latent given to the sampler is empty. "
