@@ -120,9 +120,8 @@ class ReEditAlign(io.ComfyNode):
             mask = noise_mask_of_edit(samples, record) if record.is_unrecorded else None
             mask = edit.mask if mask is None else mask
         if count_edits(record) % every:
-            if mask is not None and record.current == len(
-                record.edits
-            ):  # what later edits are aligned to depends on it
+            is_newest = record.current == len(record.edits)
+            if is_newest and mask is not None:  # what later edits are aligned to depends on it
                 record = note_alignment(record, latent, {}, mask)
             return io.NodeOutput(with_record(samples, record, latent))
         check_comparable(record, method, mask)
