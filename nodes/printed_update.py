@@ -23,8 +23,8 @@ class ReEditPrintedUpdate(io.ComfyNode):
             node_id="ReEditPrintedUpdate",
             display_name="ReEdit Printed Update",
             category="ReEdit/emilie",
-            description="EMILIE's masked update just as the paper prints it, for reference. It does not make a picture; the "
-            "help page shows what it makes, and why. To edit, use ReEdit Instruct Guider.",
+            description="EMILIE's masked update just as the paper prints it, for reference. Under a mask it makes noise; the "
+            "help page shows it, and why. To edit, use ReEdit Instruct Guider.",
             search_aliases=["EMILIE", "DDPM", "gradient control", "literal update"],
             inputs=[
                 io.Combo.Input(
