@@ -10,7 +10,6 @@ from torch import Tensor
 from ..models.cells import check_mask
 from ..models.session.alignment import (
     EXACT_CELLS,
-    LOW_FREQUENCIES,
     METHODS,
     align,
     check_settings,
@@ -44,10 +43,11 @@ class ReEditAlign(io.ComfyNode):
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
-                    default=LOW_FREQUENCIES,
-                    tooltip="low frequencies: slow changes over the picture go, detail stays. low-frequency mean and std: "
-                    "each channel's low frequencies get their mean and contrast back; gentle. mean and std: each channel "
-                    "does as a whole. exact cells: everything outside the mask goes back.",
+                    default=EXACT_CELLS,
+                    tooltip="exact cells: everything outside the mask goes back. low frequencies: slow changes over the "
+                    "picture go, detail stays; for masks that are a guess. low-frequency mean and std: each channel's low "
+                    "frequencies get their mean and contrast back. mean and std: each channel does as a whole. For edits "
+                    "without a mask, any but exact cells, with a small strength (0.15).",
                 ),
                 io.Float.Input(
                     "strength",
@@ -55,11 +55,12 @@ class ReEditAlign(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much of it is taken back. 0: nothing.",
+                    tooltip="How much of it is taken back. 0: nothing. For edits without a mask, about 0.15: otherwise the "
+                    "edit itself is taken back with the drift.",
                 ),
                 io.Float.Input(
                     "radius",
-                    default=2.0,
+                    default=1.0,
                     min=0.1,
                     max=64.0,
                     step=0.1,
@@ -102,9 +103,9 @@ class ReEditAlign(io.ComfyNode):
     def execute(
         cls,
         samples: dict[str, Any],
-        method: str = LOW_FREQUENCIES,
+        method: str = EXACT_CELLS,
         strength: float = 1.0,
-        radius: float = 2.0,
+        radius: float = 1.0,
         memory: float = 0.0,
         every: int = 1,
         mask: Tensor | None = None,
@@ -149,5 +150,5 @@ def check_comparable(record: EditRecord, method: str, mask: Tensor | None) -> No
     if method == EXACT_CELLS and mask is None:
         raise ValueError(
             f"method “{EXACT_CELLS}” puts everything outside of the mask back, but nothing says where “{edit.label}” was "
-            "meant to act: all of it would be undone. Connect its mask, or choose another method."
+            "meant to act: all of it would be undone. Connect its mask, or choose another method with a small strength (0.15)."
         )

@@ -112,7 +112,7 @@ def match_statistics(samples: Tensor, reference: Tensor, weight: Tensor) -> Tens
 
 
 def align(
-    samples: Tensor, reference: Tensor, mask: Tensor | None, method: str, strength: float = 1.0, radius: float = 2.0
+    samples: Tensor, reference: Tensor, mask: Tensor | None, method: str, strength: float = 1.0, radius: float = 1.0
 ) -> Tensor:
     """A latent brought back to its reference outside of a mask; bit-identical where the mask is 1, or strength 0.
 

@@ -132,7 +132,7 @@ def test_mean_and_std_are_the_references_over_the_cells_outside():
 
 def test_low_statistics_leave_the_high_frequencies():
     reference, drifted = latent(1, 4, 64, 64), 1.7 * latent(1, 4, 64, 64) + 0.4
-    added = align(drifted, reference, None, LOW_STATISTICS) - drifted
+    added = align(drifted, reference, None, LOW_STATISTICS, radius=2.0) - drifted
     smooth = low_pass(drifted, torch.ones(1, 1, 64, 64), 2.0)
     for channel in range(4):  # an affine map of the low frequencies, so nothing but them
         rows = torch.stack([smooth[0, channel].flatten(), torch.ones(64 * 64)], 1)
