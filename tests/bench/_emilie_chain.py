@@ -16,16 +16,15 @@ from _chain import conditioning, pictures_of
 from _emilie_world import (
     CHAIN,
     IMAGE_SCALE,
-    SAMPLER,
     TEXT_SCALE,
     autoencoder,
     drawn_edit,
     hard_masks,
     instruct_model,
     inverse_instruction,
-    sigmas,
+    sampled,
 )
-from comfy_extras.nodes_custom_sampler import DualCFGGuider, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_custom_sampler import DualCFGGuider
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
 from reedit.nodes.alignment import ReEditAlign
 from reedit.nodes.autoencoders import ReEditEncode
@@ -66,12 +65,6 @@ def truth_after(edits: tuple[Edit, ...], number: int) -> Tensor:
 
 def instructions(edits: tuple[Edit, ...], number: int) -> list[str]:
     return [edit.instruction if number % 2 else inverse_instruction(edit) for edit in edits]
-
-
-def sampled(guider: Any, latent: dict[str, Any], steps: int, noise_seed: int) -> dict[str, Any]:
-    """The host's SamplerCustomAdvanced, the same for every way."""
-    noise, sampler = RandomNoise.execute(noise_seed)[0], KSamplerSelect.execute(SAMPLER)[0]
-    return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas(steps), latent)[0]
 
 
 def image_edit(chain: Chain, picture: Tensor, texts: list[str], masks: Tensor, steps: int, noise_seed: int) -> Tensor:

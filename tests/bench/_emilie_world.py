@@ -13,6 +13,7 @@ import comfy.utils
 import numpy as np
 import torch
 from _report import FOLDER
+from comfy_extras.nodes_custom_sampler import KSamplerSelect, RandomNoise, SamplerCustomAdvanced
 from conftest import load_tiny_model
 from reedit.nodes.autoencoders import load_kl_vae
 from safetensors.torch import load_file, save_file
@@ -24,7 +25,7 @@ KEPT = FOLDER / "emilie"
 SAMPLER, SCHEDULER, STEPS = "euler", "karras", 20
 # The demo model's: 7.5 and 1.5 are InstructPix2Pix's own, whose training was another.
 TEXT_SCALE, IMAGE_SCALE = 3.0, 1.0
-# Each part's scenes begin so far behind 1,000,000 times the seed. No model was trained on any: those have the seeds 0 to 23,999.
+# Each part's scenes begin so far behind 1,000,000 times the seed. The models were trained on the seeds 0 to 23,999.
 CHAIN, MASKED, FIVE = 0, 100_000, 200_000
 
 
@@ -56,6 +57,12 @@ def sigmas(steps: int) -> Tensor:
     """From pure noise down to 0."""
     sampling = instruct_model()[0].get_model_object("model_sampling")
     return comfy.samplers.calculate_sigmas(sampling, SCHEDULER, steps)
+
+
+def sampled(guider: Any, latent: dict[str, Any], steps: int, noise_seed: int) -> dict[str, Any]:
+    """The host's SamplerCustomAdvanced, the same for every way."""
+    noise, sampler = RandomNoise.execute(noise_seed)[0], KSamplerSelect.execute(SAMPLER)[0]
+    return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas(steps), latent)[0]
 
 
 def drawn_edit(number: int, kind: str) -> Edit:

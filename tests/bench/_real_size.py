@@ -27,7 +27,17 @@ def sd15_model() -> comfy.model_patcher.ModelPatcher:
     """A MODEL of SD1.5's size and shape, in float32 on the CPU."""
     configuration = comfy.supported_models.SD15(dict(UNET))
     configuration.set_inference_dtype(torch.float32, None)
-    model = comfy.model_base.BaseModel(configuration, device=torch.device("cpu"))
+    return _with_random_weights(comfy.model_base.BaseModel(configuration, device=torch.device("cpu")))
+
+
+def sd15_instruct_model() -> comfy.model_patcher.ModelPatcher:
+    """The same for InstructPix2Pix, which reads a picture in four more channels."""
+    configuration = comfy.supported_models.SD15_instructpix2pix({**UNET, "in_channels": 8})
+    configuration.set_inference_dtype(torch.float32, None)
+    return _with_random_weights(comfy.model_base.SD15_instructpix2pix(configuration, device=torch.device("cpu")))
+
+
+def _with_random_weights(model: comfy.model_base.BaseModel) -> comfy.model_patcher.ModelPatcher:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.diffusion_model.parameters():
         parameter.data.normal_(std=0.02, generator=generator)  # the host leaves the memory as it finds it
