@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ..models.diffusion.attention_maps import RunningMap, queries_per_side, word_attention
 from ..models.diffusion.prompt_tokens import WORDS, PromptTokens
+from .branch_latents import with_own_latents
 
 KEY = "reedit_attention"
 OVERRIDE = "optimized_attention_override"
@@ -90,10 +91,7 @@ class AttentionCapture:
         **kwargs: Any,
     ) -> Tensor:
         options = args[1] if len(args) > 1 else kwargs["transformer_options"]
-        branches = options["cond_or_uncond"]
-        if any(branch in self.latents for branch in branches):
-            chunks = x.chunk(len(branches))
-            x = torch.cat([self.latents.get(branch, chunk) for branch, chunk in zip(branches, chunks, strict=True)])
+        x = with_own_latents(x, options["cond_or_uncond"], self.latents)
         self._cross = self._joint = None
         self._wanted = queries_per_side(x.shape[-2], x.shape[-1], self.cells)
         if isinstance(self.model, JOINT) and c_crossattn is not None:

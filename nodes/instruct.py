@@ -130,6 +130,13 @@ class ReEditInstructGuider(io.ComfyNode):
                     default=True,
                     tooltip="Cells where no mask is come out bit for bit as they went in.",
                 ),
+                io.Boolean.Input(
+                    "together",
+                    default=False,
+                    tooltip="Of several instructions: on, each sees what the others make, and they are drawn to fit. Off, "
+                    "each sees the picture as it was there, as if it were alone. Models that know one edit at a time need "
+                    "that.",
+                ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -151,6 +158,7 @@ class ReEditInstructGuider(io.ComfyNode):
         image_scale: float = 1.5,
         mask_on: str = TEXT_TERM,
         strict: bool = True,
+        together: bool = False,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         picture = samples["samples"]
@@ -166,7 +174,7 @@ class ReEditInstructGuider(io.ComfyNode):
         own = Instruction(mask if limit is None else None, text_scale, image_scale)
         instructions = [(entries, own if instruction is None else instruction) for instruction, entries in grouped]
         check_masks([instruction for _, instruction in instructions], limit, picture)
-        settings = InstructSettings(image_scale, mask_on, strict, limit)
+        settings = InstructSettings(image_scale, mask_on, strict, together, limit)
         return io.NodeOutput(InstructGuider(model, kind, instructions, negative, picture, settings))
 
 
@@ -195,9 +203,10 @@ def check_masks(instructions: list[Instruction], limit: Tensor | None, picture: 
             f"positive holds {len(instructions)} instructions, but only {len(instructions) - without} of them have a mask. "
             "Give each its own with ReEdit Instruction, or connect mask for the one that has none."
         )
+    height, width = picture.shape[-2:]
     for number, instruction in enumerate(instructions, 1):
         if instruction.mask is not None:
             name = "mask" if len(instructions) == 1 else f"mask of instruction {number}"
-            check_mask(instruction.mask, len(picture), *picture.shape[-2:], name=name)
+            check_mask(instruction.mask, len(picture), height, width, name)
     if limit is not None:
-        check_mask(limit, len(picture), *picture.shape[-2:])
+        check_mask(limit, len(picture), height, width)

@@ -14,6 +14,7 @@ from ..models.cells import check_mask, mask_like_samples
 from ..models.diffusion.gradient_mask import keep_outside, mask_denoised
 from ..models.diffusion.instruct_guidance import (
     GuidanceScales,
+    cells_of_others,
     guidance_scales,
     guided_by_picture,
     guided_by_text,
@@ -21,6 +22,7 @@ from ..models.diffusion.instruct_guidance import (
     union,
     whole_shares,
 )
+from .branch_latents import BranchLatents
 from .picture_conditioning import Conditioning, with_picture, without_picture
 
 TEXT_TERM, PREDICTION, RESULT = "text term", "prediction", "result"  # what the masks are laid on
@@ -37,11 +39,16 @@ class Instruction:
 
 @dataclass(frozen=True)
 class InstructSettings:
-    """The widgets. image_scale: of cells that no instruction has. limit: a mask inside which all instructions stay."""
+    """The widgets. image_scale: of cells that no instruction has. limit: a mask inside which all instructions stay.
+
+    together: whether an instruction sees what the others make. Models that were taught one edit at a time tend to see the
+    edit done, and to leave theirs.
+    """
 
     image_scale: float
     mask_on: str = TEXT_TERM
     strict: bool = True
+    together: bool = False
     limit: Tensor | None = None
 
 
@@ -50,11 +57,16 @@ class Run:
     """What a guider knows while it samples. cells: (B, 1, [1,] H, W), how far each is edited; None: all of them, in full.
 
     known: the picture's latent, with the batch of the sampler's; scaled: the same as the model has it, once it is wanted.
+    noise: what the picture is seen under. others: for each instruction the cells that others have, (K, B, 1, [1,] H, W), or
+    None if they need not be hidden. views: what each instruction sees.
     """
 
     scales: GuidanceScales
     cells: Tensor | None
     known: Tensor
+    noise: Tensor
+    others: Tensor | None
+    views: BranchLatents
     scaled: Tensor | None = None
 
 
@@ -100,13 +112,14 @@ class InstructGuider(comfy.samplers.CFGGuider):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        self.run = run = self._begin(latent_image)
+        self.run = run = self._begin(noise, latent_image)
+        run.views.install(self.model_options)  # this run's own copy, which the host throws away
         self.soft_mask = run.cells
-        # A run that stops above sigma 0 hands on a noisy latent, in which the clean one has no place yet. Asked before the
-        # run, since some samplers (uni_pc) write into their sigmas.
+        # A run that stops above sigma 0 hands on a noisy latent, in which the clean one has no place yet.
         finished = float(sigmas[-1]) == 0.0
         try:
-            result = super().outer_sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
+            # A copy: some samplers (uni_pc) write into their sigmas, which a node further on may still need.
+            result = super().outer_sample(noise, latent_image, sampler, sigmas.clone(), denoise_mask, *args, **kwargs)
         finally:
             self.run = self.soft_mask = None
         if run.cells is None or not finished:
@@ -117,9 +130,13 @@ class InstructGuider(comfy.samplers.CFGGuider):
         cells = run.cells if denoise_mask is None else run.cells * denoise_mask.to(run.cells)
         return keep_outside(result, run.known, cells) if self.settings.strict else result
 
-    def _begin(self, latent_image: Tensor) -> Run:
+    def _begin(self, noise: Tensor, latent_image: Tensor) -> Run:
         """The run's masks and scales, on the latent's grid. ValueError where picture, latent and masks do not fit."""
         known = self.picture
+        if (
+            known.ndim + 1 == latent_image.ndim
+        ):  # the host takes a picture for a model of videos as one frame, and so here
+            known = known.unsqueeze(2)
         if known.shape[1:] != latent_image.shape[1:] or len(latent_image) % len(known):
             raise ValueError(
                 f"samples of the instruct guider is {tuple(known.shape)}, but the sampler works on "
@@ -137,7 +154,11 @@ class InstructGuider(comfy.samplers.CFGGuider):
             self.settings.image_scale,
         )
         cells = union(masks)
-        return Run(scales, None if bool((cells == 1).all()) else cells, known)
+        hides = len(masks) > 1 and not self.settings.together
+        others = cells_of_others(masks) if hides else None
+        if hides and not bool(noise.any()):  # Disable Noise: the latent is the noisy one
+            noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0))
+        return Run(scales, None if bool((cells == 1).all()) else cells, known, noise, others, BranchLatents())
 
     @staticmethod
     def _cells(mask: Tensor | None, samples: Tensor) -> Tensor:
@@ -151,6 +172,12 @@ class InstructGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         assert self.run is not None
         run, model_options = self._on_device(self.run, x), model_options or {}
+        if run.others is not None:
+            assert run.scaled is not None
+            before = self.inner_model.scale_latent_inpaint(
+                x=x, sigma=timestep, noise=run.noise, latent_image=run.scaled
+            )
+            run.views.latents = {number: torch.lerp(x, before, others) for number, others in enumerate(run.others)}
         texts, picture, unconditional = self._call(run.scales, x, timestep, model_options)
         base = guided_by_picture(unconditional, picture, run.scales)
         # As the host's two-way guidance from `base` to `edited`, so that patches of that guidance take part.
@@ -173,6 +200,8 @@ class InstructGuider(comfy.samplers.CFGGuider):
             run.scaled = self.inner_model.process_latent_in(run.known.to(x))
             run.scales = GuidanceScales(run.scales.picture.to(x), run.scales.texts.to(x))
             run.cells = None if run.cells is None else run.cells.to(x)
+            run.others = None if run.others is None else run.others.to(x)
+            run.noise = run.noise.to(x)
             self.soft_mask = run.cells
         return run
 

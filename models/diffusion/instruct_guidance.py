@@ -28,6 +28,15 @@ def shares(masks: Tensor) -> Tensor:
     return masks / masks.sum(0).clamp(min=1)
 
 
+def cells_of_others(masks: Tensor) -> Tensor:
+    """How far each cell belongs to other instructions alone: their shares, where the instruction's own mask is not.
+
+    Shapes as in `shares`.
+    """
+    parts = shares(masks)
+    return (parts.sum(0) - parts) * (1 - masks)
+
+
 def whole_shares(masks: Tensor) -> Tensor:
     """m_k / sum of all: the whole of every cell, for a prediction that is held inside the masks once more.
 

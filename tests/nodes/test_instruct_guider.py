@@ -120,7 +120,7 @@ def test_two_instructions_each_act_in_their_own_mask(instructed, prompts):
     """One step's prediction: in each mask that of its instruction alone, with its own scales."""
     first = marked(prompts[0], box(0, 3))
     both = marked(prompts[1], box(5, 8), first, text_scale=5.0, image_scale=0.8)
-    found = instructed(both, strict=False)
+    found = instructed(both, strict=False, together=True)
     assert_near(found[..., :3], instructed(prompts[0])[..., :3])
     alone = instructed(prompts[1], text_scale=5.0, image_scale=0.8)
     assert_near(found[..., 5:], alone[..., 5:])
@@ -131,6 +131,42 @@ def test_two_instructions_each_act_in_their_own_mask(instructed, prompts):
 def test_the_same_instruction_twice_in_one_place_is_that_instruction(instructed, prompts, mode):
     twice = marked(prompts[0], box(0, 5), marked(prompts[0], box(0, 5)))
     assert_near(instructed(twice, mask_on=mode, steps=3), instructed(mask=box(0, 5), mask_on=mode, steps=3))
+
+
+def held_by_the_host(model, positive, latent, mask):
+    """The host's own guider and noise mask: what one instruction makes alone, the rest of the picture as it was."""
+    guide = custom.BasicGuider.execute(model, with_values(positive, {"concat_latent_image": latent["samples"]}))[0]
+    held = {**latent, "noise_mask": mask[:, None]}
+    return sampled(guide, karras(model, 4), held, custom.RandomNoise.execute(3)[0])
+
+
+def test_each_instruction_is_carried_out_as_if_it_were_alone(model, instructed, prompts, latent):
+    """With both scales at 1 there is the instruction's own prediction and nothing else."""
+    ones, left, right = {"text_scale": 1.0, "image_scale": 1.0}, box(0, 5), box(5, 8)
+    both = marked(prompts[1], right, marked(prompts[0], left, **ones), **ones)
+    found = instructed(both, steps=4, **ones)
+    assert_near(found[..., :5], held_by_the_host(model, prompts[0], latent, left)[..., :5])
+    assert_near(found[..., 5:], held_by_the_host(model, prompts[1], latent, right)[..., 5:])
+    assert (instructed(both, steps=4, together=True, **ones) - found).abs().mean() > 0.01
+
+
+def test_without_noise_of_the_sampler_s_own_others_are_hidden_too(model, instructed, prompts, latent):
+    """Split sigmas: in the second run Disable Noise gives zeros, under which the picture would be seen without any noise."""
+    both = marked(prompts[1], box(5, 8), marked(prompts[0], box(0, 5)))
+    guide = ReEditInstructGuider.execute(model, both, prompts[2], latent, **SCALES)[0]
+    sigmas = karras(model, 4)
+    noisy = sampled(guide, sigmas[:3], latent, custom.RandomNoise.execute(3)[0])
+    seen = []
+    hook = model.model.diffusion_model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    try:
+        sampled(guide, sigmas[2:], {"samples": noisy})
+    finally:
+        hook.remove()
+    *_, second, first = seen[0][:, :4].chunk(4)  # the host takes the last prompt first
+    known = model.model.process_latent_in(latent["samples"])
+    for row, hidden in ((first, slice(5, 8)), (second, slice(0, 5))):
+        noise = (row * (sigmas[2] ** 2 + 1).sqrt() - known) / sigmas[2]
+        assert float(noise[..., hidden].std()) == pytest.approx(1.0, abs=0.15)
 
 
 def test_the_host_s_own_combine_joins_instructions_too(instructed, prompts):

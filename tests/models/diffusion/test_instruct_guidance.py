@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reedit.models.diffusion.instruct_guidance import (
+    cells_of_others,
     guidance_scales,
     guided_by_picture,
     guided_by_text,
@@ -41,6 +42,17 @@ def test_whole_shares_fill_every_cell(cell):
     found = whole_shares(masks)
     assert float(found.sum()) == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(found * masks.sum(), masks if masks.any() else torch.zeros_like(masks))
+
+
+@given(st.lists(values, min_size=2, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_what_others_have_is_hidden_but_never_a_cell_of_one_s_own(cell):
+    masks = torch.tensor(cell).reshape(-1, 1, 1, 1, 1)
+    found = cells_of_others(masks).flatten().tolist()
+    for own, hidden, rest in zip(cell, found, [sum(cell) - own for own in cell], strict=True):
+        assert -1e-6 <= hidden <= 1 - own + 1e-6
+        if own == 0:
+            assert hidden == pytest.approx(min(1.0, rest), abs=1e-5)
 
 
 def test_a_single_instruction_has_every_cell_of_a_prediction_that_is_held_later():
