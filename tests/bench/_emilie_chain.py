@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import _host  # noqa: F401
 import nodes as host
 import numpy as np
 import torch

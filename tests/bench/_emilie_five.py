@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
+import _host  # noqa: F401
 import nodes as host
 import numpy as np
 import torch

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import _host  # noqa: F401
 import nodes as host
 import numpy as np
 import torch

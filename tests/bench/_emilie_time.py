@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import _host  # noqa: F401
 import numpy as np
 import torch
 from _chain import conditioning, pictures_of
@@ -24,7 +25,7 @@ from torch import Tensor
 
 OURS, HOST = "ReEdit Instruct Guider", "DualCFGGuider"
 REAL_SIZE = "SD1.5's real size"
-DEMO_STEPS, DEMO_REPEATS, REAL_STEPS, REAL_REPEATS = 20, 5, 1, 2
+DEMO_STEPS, DEMO_REPEATS, REAL_STEPS, REAL_REPEATS = 20, 7, 1, 1
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,15 @@ def real_subject() -> Subject:
 def compared(subject: Subject, masked: bool, repeats: int) -> dict[str, Any]:
     """Seconds of a sampling run, the medians of some runs by turns, and what ours takes of the host's."""
     outside: dict[str, list[float]] = {OURS: [], HOST: []}
-    inside, rows = [], {}
-    for repeat in range(repeats + 1):
+    inside: list[float] = []
+    rows: dict[str, list[int]] = {}
+    for repeat in range(repeats):
         for way in (OURS, HOST) if repeat % 2 else (HOST, OURS):
             calls = Calls()
             seconds = subject.run(way, masked, calls)
             rows[way] = calls.rows
-            if repeat:  # the first of each is to warm up
-                outside[way].append(seconds - sum(calls.seconds))
-                inside.append(sum(calls.seconds))
+            outside[way].append(seconds - sum(calls.seconds))
+            inside.append(sum(calls.seconds))
     ours, host, network = (float(np.median(times)) for times in (outside[OURS], outside[HOST], inside))
     return {
         f"{OURS}: rows of the calls": rows[OURS],
