@@ -45,8 +45,8 @@ class ReEditAlign(io.ComfyNode):
                     options=list(METHODS),
                     default=EXACT_CELLS,
                     tooltip="exact cells: everything outside the mask goes back. low frequencies: slow changes over the "
-                    "picture go, detail stays; for masks that are a guess. low-frequency mean and std: each channel's low "
-                    "frequencies get their mean and contrast back. mean and std: each channel does as a whole. For edits "
+                    "picture go, detail stays; for masks that may be too tight. low-frequency mean and std: each channel's "
+                    "low frequencies get their mean and contrast back. mean and std: each channel does as a whole. For edits "
                     "without a mask, any but exact cells, with a small strength (0.15).",
                 ),
                 io.Float.Input(
@@ -150,5 +150,5 @@ def check_comparable(record: EditRecord, method: str, mask: Tensor | None) -> No
     if method == EXACT_CELLS and mask is None:
         raise ValueError(
             f"method “{EXACT_CELLS}” puts everything outside of the mask back, but nothing says where “{edit.label}” was "
-            "meant to act: all of it would be undone. Connect its mask, or choose another method with a small strength (0.15)."
+            "meant to act: all of it would be undone. Connect its mask, or choose another method, with a small strength."
         )
