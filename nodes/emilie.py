@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..models.cells import check_mask, mask_like_samples
+from ..models.cells import brightest_in_cells, check_mask
 from ..models.diffusion.gradient_mask import keep_outside, mask_denoised
 from ..models.session.record import observe, with_record
 from .picture_conditioning import (
@@ -234,4 +234,4 @@ def hold(mask: Tensor, latent_image: Tensor, known: Tensor | None) -> Held:
         )
     reference = reference.repeat(latent_image.shape[0] // reference.shape[0], *[1] * (reference.ndim - 1))
     checked = check_mask(mask, latent_image.shape[0], *latent_image.shape[-2:])
-    return Held(reference, mask_like_samples(checked, latent_image))
+    return Held(reference, brightest_in_cells(checked, latent_image))

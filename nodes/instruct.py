@@ -130,12 +130,15 @@ class ReEditInstructGuider(io.ComfyNode):
                     default=True,
                     tooltip="Cells where no mask is come out bit for bit as they went in.",
                 ),
-                io.Boolean.Input(
-                    "together",
-                    default=False,
-                    tooltip="Of several instructions: on, each sees what the others make, and they are drawn to fit. Off, "
-                    "each sees the picture as it was there, as if it were alone. Models that know one edit at a time need "
-                    "that.",
+                io.Float.Input(
+                    "alone",
+                    default=0.6,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Of several instructions: the share of the steps, from the first, in which each sees the "
+                    "picture as it was where others act; then they are drawn to fit. Most models know one edit at a time: "
+                    "at 0, they see one done and leave the others.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -158,7 +161,7 @@ class ReEditInstructGuider(io.ComfyNode):
         image_scale: float = 1.5,
         mask_on: str = TEXT_TERM,
         strict: bool = True,
-        together: bool = False,
+        alone: float = 0.6,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         picture = samples["samples"]
@@ -174,7 +177,7 @@ class ReEditInstructGuider(io.ComfyNode):
         own = Instruction(mask if limit is None else None, text_scale, image_scale)
         instructions = [(entries, own if instruction is None else instruction) for instruction, entries in grouped]
         check_masks([instruction for _, instruction in instructions], limit, picture)
-        settings = InstructSettings(image_scale, mask_on, strict, together, limit)
+        settings = InstructSettings(image_scale, mask_on, strict, alone, limit)
         return io.NodeOutput(InstructGuider(model, kind, instructions, negative, picture, settings))
 
 

@@ -10,7 +10,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..models.cells import check_mask, mask_like_samples
+from ..models.cells import brightest_in_cells, check_mask
 from ..models.diffusion.gradient_mask import keep_outside, mask_denoised
 from ..models.diffusion.instruct_guidance import (
     GuidanceScales,
@@ -41,14 +41,14 @@ class Instruction:
 class InstructSettings:
     """The widgets. image_scale: of cells that no instruction has. limit: a mask inside which all instructions stay.
 
-    together: whether an instruction sees what the others make. Models that were taught one edit at a time tend to see the
-    edit done, and to leave theirs.
+    alone: the share of the steps, from the first, in which no instruction sees what the others make. Models that were taught
+    one edit at a time would see an edit done, and leave theirs.
     """
 
     image_scale: float
     mask_on: str = TEXT_TERM
     strict: bool = True
-    together: bool = False
+    alone: float = 0.6
     limit: Tensor | None = None
 
 
@@ -57,8 +57,8 @@ class Run:
     """What a guider knows while it samples. cells: (B, 1, [1,] H, W), how far each is edited; None: all of them, in full.
 
     known: the picture's latent, with the batch of the sampler's; scaled: the same as the model has it, once it is wanted.
-    noise: what the picture is seen under. others: for each instruction the cells that others have, (K, B, 1, [1,] H, W), or
-    None if they need not be hidden. views: what each instruction sees.
+    noise: what the picture is seen under. others: for each instruction the cells that others have, (K, B, 1, [1,] H, W);
+    they are hidden from it above the noise level hides_above; None: of a single one. views: what each instruction sees.
     """
 
     scales: GuidanceScales
@@ -66,6 +66,7 @@ class Run:
     known: Tensor
     noise: Tensor
     others: Tensor | None
+    hides_above: float
     views: BranchLatents
     scaled: Tensor | None = None
 
@@ -112,7 +113,7 @@ class InstructGuider(comfy.samplers.CFGGuider):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        self.run = run = self._begin(noise, latent_image)
+        self.run = run = self._begin(noise, latent_image, sigmas.tolist())
         run.views.install(self.model_options)  # this run's own copy, which the host throws away
         self.soft_mask = run.cells
         # A run that stops above sigma 0 hands on a noisy latent, in which the clean one has no place yet.
@@ -130,7 +131,7 @@ class InstructGuider(comfy.samplers.CFGGuider):
         cells = run.cells if denoise_mask is None else run.cells * denoise_mask.to(run.cells)
         return keep_outside(result, run.known, cells) if self.settings.strict else result
 
-    def _begin(self, noise: Tensor, latent_image: Tensor) -> Run:
+    def _begin(self, noise: Tensor, latent_image: Tensor, sigmas: list[float]) -> Run:
         """The run's masks and scales, on the latent's grid. ValueError where picture, latent and masks do not fit."""
         known = self.picture
         if (
@@ -154,17 +155,23 @@ class InstructGuider(comfy.samplers.CFGGuider):
             self.settings.image_scale,
         )
         cells = union(masks)
-        hides = len(masks) > 1 and not self.settings.together
-        others = cells_of_others(masks) if hides else None
-        if hides and not bool(noise.any()):  # Disable Noise: the latent is the noisy one
+        if not bool(noise.any()):  # Disable Noise: the latent is the noisy one
             noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0))
-        return Run(scales, None if bool((cells == 1).all()) else cells, known, noise, others, BranchLatents())
+        return Run(
+            scales,
+            None if bool((cells == 1).all()) else cells,
+            known,
+            noise,
+            cells_of_others(masks) if len(masks) > 1 else None,
+            sigmas[int(self.settings.alone * (len(sigmas) - 1))],
+            BranchLatents(),
+        )
 
     @staticmethod
     def _cells(mask: Tensor | None, samples: Tensor) -> Tensor:
         if mask is None:
             return samples.new_ones(len(samples), 1, *[1] * (samples.ndim - 4), *samples.shape[-2:])
-        cells = mask_like_samples(check_mask(mask, len(samples), *samples.shape[-2:]), samples)
+        cells = brightest_in_cells(check_mask(mask, len(samples), *samples.shape[-2:]), samples)
         return cells.expand(len(samples), *cells.shape[1:])
 
     def predict_noise(
@@ -172,12 +179,7 @@ class InstructGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         assert self.run is not None
         run, model_options = self._on_device(self.run, x), model_options or {}
-        if run.others is not None:
-            assert run.scaled is not None
-            before = self.inner_model.scale_latent_inpaint(
-                x=x, sigma=timestep, noise=run.noise, latent_image=run.scaled
-            )
-            run.views.latents = {number: torch.lerp(x, before, others) for number, others in enumerate(run.others)}
+        run.views.latents = self._views(run, x, timestep)
         texts, picture, unconditional = self._call(run.scales, x, timestep, model_options)
         base = guided_by_picture(unconditional, picture, run.scales)
         # As the host's two-way guidance from `base` to `edited`, so that patches of that guidance take part.
@@ -194,6 +196,13 @@ class InstructGuider(comfy.samplers.CFGGuider):
         if self.settings.mask_on != PREDICTION or run.cells is None or run.scaled is None:
             return denoised
         return mask_denoised(denoised, run.scaled, run.cells)
+
+    def _views(self, run: Run, x: Tensor, timestep: Tensor) -> dict[int, Tensor]:
+        """What each instruction sees: the picture as it was, under as much noise, where only others act."""
+        if run.others is None or float(timestep[0]) <= run.hides_above:
+            return {}
+        before = self.inner_model.scale_latent_inpaint(x=x, sigma=timestep, noise=run.noise, latent_image=run.scaled)
+        return {number: torch.lerp(x, before, others) for number, others in enumerate(run.others)}
 
     def _on_device(self, run: Run, x: Tensor) -> Run:
         if run.scaled is None or run.scaled.device != x.device:

@@ -120,7 +120,7 @@ def test_two_instructions_each_act_in_their_own_mask(instructed, prompts):
     """One step's prediction: in each mask that of its instruction alone, with its own scales."""
     first = marked(prompts[0], box(0, 3))
     both = marked(prompts[1], box(5, 8), first, text_scale=5.0, image_scale=0.8)
-    found = instructed(both, strict=False, together=True)
+    found = instructed(both, strict=False, alone=0.0)
     assert_near(found[..., :3], instructed(prompts[0])[..., :3])
     alone = instructed(prompts[1], text_scale=5.0, image_scale=0.8)
     assert_near(found[..., 5:], alone[..., 5:])
@@ -144,16 +144,38 @@ def test_each_instruction_is_carried_out_as_if_it_were_alone(model, instructed, 
     """With both scales at 1 there is the instruction's own prediction and nothing else."""
     ones, left, right = {"text_scale": 1.0, "image_scale": 1.0}, box(0, 5), box(5, 8)
     both = marked(prompts[1], right, marked(prompts[0], left, **ones), **ones)
-    found = instructed(both, steps=4, **ones)
+    found = instructed(both, steps=4, alone=1.0, **ones)
     assert_near(found[..., :5], held_by_the_host(model, prompts[0], latent, left)[..., :5])
     assert_near(found[..., 5:], held_by_the_host(model, prompts[1], latent, right)[..., 5:])
-    assert (instructed(both, steps=4, together=True, **ones) - found).abs().mean() > 0.01
+    assert (instructed(both, steps=4, alone=0.0, **ones) - found).abs().mean() > 0.01
+
+
+def test_in_the_last_steps_each_sees_what_the_others_made(model, instructed, prompts, latent):
+    """alone 0.5 of four steps: the first two as with 1, the other two as with 0."""
+    both = marked(prompts[1], box(5, 8), marked(prompts[0], box(0, 5)))
+    sigmas = karras(model, 4)
+
+    def part(alone, sigmas, start, noise):
+        guide = ReEditInstructGuider.execute(model, both, prompts[2], latent, **SCALES, alone=alone)[0]
+        return sampled(guide, sigmas, start, noise)
+
+    halfway = part(1.0, sigmas[:3], latent, custom.RandomNoise.execute(3)[0])
+    expected = part(0.0, sigmas[2:], {"samples": halfway}, None)
+    assert_near(instructed(both, steps=4, alone=0.5), expected)
+
+
+def test_a_cell_that_the_mask_touches_is_edited_in_full(instructed):
+    """Averages would leave the rim of a thing half as it was."""
+    corner = torch.zeros(1, 32, 32)
+    corner[:, 8:13, 8:13] = 1.0  # one cell, and a pixel of three more
+    cells = torch.nn.functional.max_pool2d(corner[:, None], 4).repeat_interleave(4, -1).repeat_interleave(4, -2)[:, 0]
+    assert torch.equal(instructed(mask=corner, steps=2), instructed(mask=cells, steps=2))
 
 
 def test_without_noise_of_the_sampler_s_own_others_are_hidden_too(model, instructed, prompts, latent):
     """Split sigmas: in the second run Disable Noise gives zeros, under which the picture would be seen without any noise."""
     both = marked(prompts[1], box(5, 8), marked(prompts[0], box(0, 5)))
-    guide = ReEditInstructGuider.execute(model, both, prompts[2], latent, **SCALES)[0]
+    guide = ReEditInstructGuider.execute(model, both, prompts[2], latent, **SCALES, alone=1.0)[0]
     sigmas = karras(model, 4)
     noisy = sampled(guide, sigmas[:3], latent, custom.RandomNoise.execute(3)[0])
     seen = []
