@@ -8,6 +8,7 @@ from typing import Any
 UNKNOWN_TOOL = "unknown"
 # Nodes that hand a latent on as it is, and through which input: the tool is the node before them.
 PASSED_THROUGH = {
+    "ReEditAlign": "samples",
     "ReEditDecode": "samples",
     "ReEditDriftMeter": "samples",
     "ReEditLatentConditioning": "samples",

@@ -17,7 +17,7 @@ import torch
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from ..cells import mask_like_samples
+from ..cells import brightest_in_cells
 from .cell_change import apply_change, digest, find_change, to_cells, to_samples
 from .packed_mask import pack_mask
 from .record import SOURCE, EditRecord
@@ -70,7 +70,7 @@ def reference_at(record: EditRecord, number: int, memory: float) -> Tensor:
             reference = samples
             continue
         mask = record.edit(step).mask
-        meant = torch.tensor(1 - memory) if mask is None else mask_like_samples(mask, samples)
+        meant = torch.tensor(1 - memory) if mask is None else brightest_in_cells(mask, samples)
         reference = mix(reference, samples, meant)
     assert reference is not None  # a path holds at least the source
     return reference
@@ -130,7 +130,7 @@ def align(
         )
     check_settings(method, strength, radius)
     plain, reference = samples.float(), reference.to(samples.device, torch.float32)
-    outside = torch.ones_like(plain[:, :1]) if mask is None else 1 - mask_like_samples(mask, samples)
+    outside = torch.ones_like(plain[:, :1]) if mask is None else 1 - brightest_in_cells(mask, samples)
     if method == EXACT_CELLS:
         aligned = mix(plain, reference, strength * outside)
     else:
