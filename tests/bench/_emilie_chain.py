@@ -27,9 +27,11 @@ from _emilie_world import (
 )
 from comfy_extras.nodes_custom_sampler import DualCFGGuider
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
+from reedit.models.session.alignment import STATISTICS
 from reedit.nodes.alignment import ReEditAlign
 from reedit.nodes.autoencoders import ReEditEncode
 from reedit.nodes.instruct import ReEditInstructGuider
+from reedit.nodes.instruct_guider import TEXT_TERM
 from tiny_sd.language import Edit
 from torch import Tensor
 
@@ -37,18 +39,31 @@ KINDS = ("colour", "shape", "background")  # a removal has no inverse
 LATENT, IMAGE, EIGHT_BITS = "latent iteration", "image iteration", "image iteration through 8-bit files"
 
 
+# What ReEdit Align is told after each edit: the mask, or nothing, and then the settings that its help page has for that.
+BY_MASK, BY_ITSELF = "aligned outside of the mask", "aligned, with no mask known"
+ALIGNMENTS: dict[str, dict[str, Any]] = {
+    BY_MASK: {},
+    BY_ITSELF: {"method": STATISTICS, "strength": 0.15, "memory": 0.85},
+}
+
+
 @dataclass(frozen=True)
 class Chain:
-    """carried: what goes from one edit to the next. masked: each edit is held inside the pixels that it may touch."""
+    """carried: what goes from one edit to the next. masked: each edit is held inside the pixels that it may touch.
+
+    mask_on: of latent iteration, a widget of our guider. aligned: one of ALIGNMENTS, or nothing.
+    """
 
     carried: str
     masked: bool
-    aligned: bool = False
+    aligned: str = ""
+    mask_on: str = TEXT_TERM
     reed: bool = False
 
     def __str__(self) -> str:
-        aligned, decoder = ", aligned" if self.aligned else "", ", REED decoder" if self.reed else ""
-        return f"{self.carried}, {'masked' if self.masked else 'no mask'}{aligned}{decoder}"
+        mask_on = "" if self.mask_on == TEXT_TERM else f" on {self.mask_on}"
+        words = [self.carried, f"masked{mask_on}" if self.masked else "no mask", self.aligned]
+        return ", ".join([word for word in words if word] + ["REED decoder"] * self.reed)
 
 
 def chain_edits(first: int, count: int, seed: int) -> tuple[Edit, ...]:
@@ -84,14 +99,17 @@ def image_edit(chain: Chain, picture: Tensor, texts: list[str], masks: Tensor, s
 def latent_edit(
     chain: Chain, latent: dict[str, Any], texts: list[str], masks: Tensor, steps: int, noise_seed: int
 ) -> dict[str, Any]:
-    """One edit of the latent with our nodes. Where the edit is not masked, only the alignment is told the mask."""
+    """One edit of the latent with our nodes."""
     model, clip = instruct_model()
     positive, negative = conditioning(clip, texts), conditioning(clip, [""] * len(texts))
-    scales = {"text_scale": TEXT_SCALE, "image_scale": IMAGE_SCALE}
+    values = {"text_scale": TEXT_SCALE, "image_scale": IMAGE_SCALE, "mask_on": chain.mask_on}
     mask = masks if chain.masked else None
-    guider = ReEditInstructGuider.execute(model, positive, negative, latent, mask=mask, **scales)[0]
+    guider = ReEditInstructGuider.execute(model, positive, negative, latent, mask=mask, **values)[0]
     edited = sampled(guider, latent, steps, noise_seed)
-    return ReEditAlign.execute(edited, mask=masks)[0] if chain.aligned else edited
+    if not chain.aligned:
+        return edited
+    told = masks if chain.aligned == BY_MASK else None
+    return ReEditAlign.execute(edited, mask=told, **ALIGNMENTS[chain.aligned])[0]
 
 
 def run(chain: Chain, first: int, count: int, seed: int, edits: int, steps: int) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 OURS, HOST = "ReEdit Instruct Guider", "DualCFGGuider"
 REAL_SIZE = "SD1.5's real size"
-DEMO_STEPS, DEMO_REPEATS, REAL_STEPS, REAL_REPEATS = 20, 7, 1, 1
+DEMO_STEPS, DEMO_REPEATS, REAL_STEPS, REAL_REPEATS = 10, 5, 1, 1
 
 
 @dataclass(frozen=True)

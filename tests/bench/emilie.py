@@ -27,7 +27,7 @@ import _emilie_printed
 import _emilie_time
 import _host  # noqa: F401
 import torch
-from _emilie_chain import EIGHT_BITS, IMAGE, LATENT, Chain
+from _emilie_chain import ALIGNMENTS, EIGHT_BITS, IMAGE, LATENT, Chain
 from _emilie_figures import (
     PSNR,
     Result,
@@ -53,6 +53,7 @@ BATCH = 10
 SETTINGS = {False: "no mask", True: "masked"}
 FIVE_WAYS = tuple(_emilie_five.Case(way) for way in _emilie_five.WAYS)
 AHEAD_AT = (5, 15, 25)
+ALIGNED = tuple(Chain(LATENT, False, alignment) for alignment in ALIGNMENTS)
 
 Case = Chain | _emilie_masked.Case | _emilie_five.Case
 RUNS: dict[type, Callable[..., Result]] = {
@@ -71,7 +72,7 @@ def all_cases() -> list[Case]:
         for masked in SETTINGS
         for carried in (LATENT, IMAGE, EIGHT_BITS)
     ]
-    cases += [Chain(LATENT, masked, aligned=True) for masked in SETTINGS]
+    cases += [*ALIGNED, Chain(LATENT, True, mask_on=PREDICTION)]
     exact = (NO_MASK, HOST_KSAMPLER, HOST_DUAL, GRADIENT_MASK, *OURS.values())
     cases += [_emilie_masked.Case(way) for way in exact]
     cases += [
@@ -175,9 +176,9 @@ def leads(results: dict[Case, Result], seed: int) -> dict[str, Any]:
     """Of latent iteration over image iteration."""
     return {
         f"{ours} over {other}": chain_lead(ours, other, results, seed)
-        for masked in SETTINGS
-        for ours in (Chain(LATENT, masked), Chain(LATENT, masked, aligned=True))
-        for other in (Chain(IMAGE, masked), Chain(EIGHT_BITS, masked))
+        for ours in results
+        if isinstance(ours, Chain) and ours.carried == LATENT and not ours.reed
+        for other in (Chain(IMAGE, ours.masked), Chain(EIGHT_BITS, ours.masked))
     }
 
 
