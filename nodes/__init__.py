@@ -1,11 +1,14 @@
 """The nodes: sockets, widgets, tooltips and errors. What they compute stands in models/."""
 
+from .alignment import ReEditAlign
 from .autoencoders import ReEditDecode, ReEditEncode, ReEditLoadREEDVAE
 from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
 from .guidance import ReEditAttentionMask, ReEditBlendedGuider, ReEditGuidanceMask
+from .instruct import ReEditInstructGuider, ReEditInstruction
 from .inversion import ReEditInversionReport, ReEditInversionSampler, ReEditInvert
 from .merge_pixels import ReEditMergePixels
+from .printed_update import ReEditPrintedUpdate
 from .prompt_words import ReEditPromptWords
 from .session import ReEditCheckout, ReEditCommit
 from .session_files import ReEditLoadSession, ReEditSaveSession
@@ -17,7 +20,11 @@ NODES = (
     ReEditEncode,
     ReEditDecode,
     ReEditLatentConditioning,
+    ReEditInstruction,
+    ReEditInstructGuider,
     ReEditGradientMask,
+    ReEditAlign,
+    ReEditPrintedUpdate,
     ReEditInvert,
     ReEditInversionSampler,
     ReEditInversionReport,

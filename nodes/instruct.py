@@ -121,14 +121,14 @@ class ReEditInstructGuider(io.ComfyNode):
                     "mask_on",
                     options=[TEXT_TERM, PREDICTION, RESULT],
                     default=TEXT_TERM,
-                    tooltip="What the mask is laid on. text term: outside, the model sees the picture and no instruction. "
-                    "prediction: outside, each step is held on the latent. result: the whole picture is edited, and the "
-                    "outside put back in the end.",
+                    tooltip="What the mask is laid on. text term: a grey place follows the instruction less. prediction: a "
+                    "grey place keeps some of the old picture. result: the whole picture is edited, and the outside put "
+                    "back in the end.",
                 ),
                 io.Boolean.Input(
                     "strict",
                     default=True,
-                    tooltip="Cells where no mask is come out bit for bit as they went in.",
+                    tooltip="Cells where no mask is are held at every step, and come out bit for bit as they went in.",
                 ),
                 io.Float.Input(
                     "alone",

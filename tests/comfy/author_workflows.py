@@ -17,6 +17,7 @@ from typing import Any
 from chain_builder import MODELS
 from edit_chain import our_chain
 from guidance_workflows import attention_mask, prompt_edit
+from instruct_workflows import instruct_chain, multi_mask_instruct
 from inversion_workflow import invert_and_reconstruct
 from live_server import LiveServer
 from session_workflows import continue_tomorrow, paint_and_merge, undo_and_branch
@@ -73,6 +74,27 @@ mask goes to any node: here *Grow Mask* and *Set Latent Noise Mask*, and ComfyUI
 - *prompt* says what your picture shows; *words* are those of its words that you want found.
 - *what it is to show* is the whole prompt again, with the change. Nothing came: another seed in *KSampler*.
 """,
+    "instruct_chain": """## Instruction after instruction, on the latent
+
+Each edit starts from the latent that the one before it made; nothing is encoded in between. Outside of a mask it stays bit for
+bit.
+
+- Write your instructions, and move the boxes under *what all edits share*: white on a canvas of 64×64, whatever your
+  picture's size.
+- *text_scale* and *image_scale* are set for the demo's small model. InstructPix2Pix wants about 7.5 and 1.5.
+- Groups 1 and 4 have no mask: the model finds the place by itself. In group 4 *ReEdit Align* is told it afterwards, and takes
+  back what changed elsewhere.
+- The grey group shows what the update that EMILIE's paper prints makes of edit 1, taken literally.
+""",
+    "multi_mask_instruct": """## Several instructions in one run, each in its own mask
+
+*ReEdit Instruction* gives each instruction a mask and scales of its own; chain as many as you like. *ReEdit Instruct Guider*
+carries all of them out in one sampling run, in less than half the time of one run each.
+
+- Move the boxes under *what all edits share*, and write your instructions.
+- *text_scale* and *image_scale* are set for the demo's small model. InstructPix2Pix wants about 7.5 and 1.5.
+- Where one edit builds on another, use *instruct_chain* instead: there each sees what the one before it made.
+""",
     "paint_and_merge": """## Paint, and go on from the latent
 
 *ReEdit Merge Pixels* finds what was painted and encodes only a window around it; every other cell stays as it is, bit for
@@ -109,6 +131,8 @@ WORKFLOWS = {
     "invert_and_reconstruct": saved("invert_and_reconstruct", invert_and_reconstruct, ("repaint", "vae")),
     "prompt_edit": saved("prompt_edit", prompt_edit, ("repaint", "vae")),
     "attention_mask": saved("attention_mask", attention_mask, ("repaint", "vae")),
+    "instruct_chain": saved("instruct_chain", instruct_chain, ("instruct", "vae")),
+    "multi_mask_instruct": saved("multi_mask_instruct", multi_mask_instruct, ("instruct", "vae")),
     "continue_tomorrow": saved("continue_tomorrow", continue_tomorrow, ("instruct", "vae")),
     "paint_and_merge": saved("paint_and_merge", paint_and_merge, ("repaint", "vae")),
 }

@@ -26,6 +26,8 @@ SHOWN = {
     "invert_and_reconstruct": "ReEditInversionReport",
     "prompt_edit": "timeline: edited by prompt",
     "attention_mask": "ReEditTimeline",
+    "instruct_chain": "ReEditTimeline",
+    "multi_mask_instruct": "ReEditTimeline",
 }
 LARGEST = 900  # pixels
 

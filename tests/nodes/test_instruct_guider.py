@@ -106,6 +106,14 @@ def test_cells_where_no_mask_is_come_out_bit_for_bit(instructed, latent, mode, s
     assert changed.tolist() == [2, 3, 4]
 
 
+def test_with_a_hard_mask_strict_holds_the_outside_at_every_step(instructed):
+    """So the text's term and the whole prediction are the same; with a grey mask they are not."""
+    on_text, on_all = (instructed(mask=box(2, 5), mask_on=mode, steps=3) for mode in ("text term", "prediction"))
+    assert_near(on_text, on_all)
+    on_text, on_all = (instructed(mask=box(2, 5, 0.5), mask_on=mode, steps=3) for mode in ("text term", "prediction"))
+    assert (on_text - on_all).abs().mean() > 0.01
+
+
 def test_a_run_that_stops_early_hands_on_its_noisy_latent(model, instructed, prompts, latent):
     """Split sigmas: what the first sampler leaves is noisy everywhere; the second one finishes on the known latent."""
     guide = ReEditInstructGuider.execute(model, prompts[0], prompts[2], latent, **SCALES, mask=box(2, 5))[0]
