@@ -17,6 +17,8 @@ NAMES = (
     "invert_and_reconstruct",
     "prompt_edit",
     "attention_mask",
+    "instruct_chain",
+    "multi_mask_instruct",
 )  # and test_mixed_edit_chain
 
 

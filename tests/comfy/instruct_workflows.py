@@ -53,9 +53,9 @@ class Instructed:
         on_canvas = {"destination": self.build.canvas, "source": white, "x": left, "y": top, "operation": "add"}
         return self.add("MaskComposite", (x, y + 160), (280, 130), title, **on_canvas).out()
 
-    def text(self, instruction: str, x: float, y: float) -> Link:
+    def text(self, instruction: str, x: float, y: float, title: str) -> Link:
         clip = self.build.clip["instruct"]
-        return self.add("CLIPTextEncode", (x, y), (340, 120), "", text=instruction, clip=clip).out()
+        return self.add("CLIPTextEncode", (x, y), (340, 120), title, text=instruction, clip=clip).out()
 
     def edited(
         self,
@@ -110,11 +110,13 @@ def instruct_chain(models: dict[str, str], described: Described = None) -> Workf
         x, y = 660 + index % 2 * 1420, index // 2 * 620
         where = "the whole picture" if mask is None else "inside a mask"
         build.writer.group(f"{index + 1}. {instruction}: {where}", (x - 20, y - 70, 1380, 580), "#3f789e")
-        sampled = parts.edited(parts.text(instruction, x, y), latent, seed, x + 380, y, mask)
+        sampled = parts.edited(
+            parts.text(instruction, x, y, f"instruction {index + 1}"), latent, seed, x + 380, y, mask
+        )
         latent = parts.noted(sampled, instruction, x + 1060, y, mask)
     x, y = 2080, 620
     build.writer.group(f"4. {YELLOW}: without a mask, and then aligned", (x - 20, y - 70, 1720, 580), "#8a8")
-    sampled = parts.edited(parts.text(YELLOW, x, y), latent, 10, x + 380, y)
+    sampled = parts.edited(parts.text(YELLOW, x, y, "instruction 4"), latent, 10, x + 380, y)
     aligned = add("ReEditAlign", (x + 1060, y), (300, 250), "", samples=sampled, mask=parts.circle).out()
     latent = parts.noted(aligned, YELLOW, x + 1390, y, parts.circle)
 
@@ -127,7 +129,9 @@ def instruct_chain(models: dict[str, str], described: Described = None) -> Workf
     x = 2700
     build.writer.group("the line that the paper prints, for reference", (x - 20, y - 70, 1420, 900), "#888")
     printed = add("ReEditPrintedUpdate", (x, y + 180), (340, 150), "", mask=parts.circle).out()
-    sampled = parts.edited(parts.text(PURPLE, x, y), source, 1, x + 380, y, sampler=printed)
+    sampled = parts.edited(
+        parts.text(PURPLE, x, y, "the same as instruction 2"), source, 1, x + 380, y, sampler=printed
+    )
     parts.shown(sampled, "as printed", x + 1060, y)
     return build.writer
 
@@ -143,7 +147,12 @@ def multi_mask_instruct(models: dict[str, str], described: Described = None) -> 
     masked = ((PURPLE, parts.circle), (GREEN, parts.square), (SAND, parts.background))
     for index, (instruction, mask) in enumerate(masked):
         y = index * 280
-        given = {"conditioning": parts.text(instruction, 660, y), "mask": mask, **SCALES, **joined}
+        given = {
+            "conditioning": parts.text(instruction, 660, y, f"instruction {index + 1}"),
+            "mask": mask,
+            **SCALES,
+            **joined,
+        }
         joined = {"others": add("ReEditInstruction", (1040, y), (340, 180), "", **given).out()}
     build.writer.group("one sampling run", (1420, -70, 1040, 580), "#8a8")
     sampled = parts.edited(joined["others"], latent, 1, 1440, 0)
