@@ -121,9 +121,9 @@ class ReEditInstructGuider(io.ComfyNode):
                     "mask_on",
                     options=[TEXT_TERM, PREDICTION, RESULT],
                     default=TEXT_TERM,
-                    tooltip="What the mask is laid on. text term: a grey place follows the instruction less. prediction: a "
-                    "grey place keeps some of the old picture. result: the whole picture is edited, and the outside put "
-                    "back in the end.",
+                    tooltip="What the mask is laid on. text term: where it is grey, the instruction counts less. "
+                    "prediction: there only the step towards it is weaker. result: all is edited, and the outside put back "
+                    "in the end.",
                 ),
                 io.Boolean.Input(
                     "strict",

@@ -193,12 +193,11 @@ class InstructGuider(comfy.samplers.CFGGuider):
         denoised = comfy.samplers.cfg_function(
             self.inner_model, *outputs, self.cfg, x, timestep, model_options, *conditionings
         )
-        if run.cells is None or run.scaled is None or self.settings.mask_on == RESULT:
-            return denoised
-        if self.settings.mask_on == PREDICTION:
-            return mask_denoised(denoised, run.scaled, run.cells)
         # Held at every step, and not in the end alone, the outside is what the inside is drawn to fit.
-        return keep_outside(denoised, run.scaled, run.cells) if self.settings.strict else denoised
+        held = self.settings.mask_on == PREDICTION or (self.settings.mask_on == TEXT_TERM and self.settings.strict)
+        if not held or run.cells is None or run.scaled is None:
+            return denoised
+        return mask_denoised(denoised, run.scaled, run.cells)
 
     def _views(self, run: Run, x: Tensor, timestep: Tensor) -> dict[int, Tensor]:
         """What each instruction sees: the picture as it was, under as much noise, where only others act."""

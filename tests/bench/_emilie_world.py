@@ -22,7 +22,7 @@ from tiny_sd.world import random_scene
 from torch import Tensor
 
 KEPT = FOLDER / "emilie"
-SAMPLER, SCHEDULER, STEPS = "euler", "karras", 20
+SAMPLER, SCHEDULER, STEPS = "euler_ancestral", "karras", 20  # the sampler that InstructPix2Pix was published with
 # The demo model's: 7.5 and 1.5 are InstructPix2Pix's own, whose training was another.
 TEXT_SCALE, IMAGE_SCALE = 3.0, 1.0
 # Each part's scenes begin so far behind 1,000,000 times the seed. The models were trained on the seeds 0 to 23,999.

@@ -76,8 +76,8 @@ mask goes to any node: here *Grow Mask* and *Set Latent Noise Mask*, and ComfyUI
 """,
     "instruct_chain": """## Instruction after instruction, on the latent
 
-Each edit starts from the latent that the one before it made; nothing is encoded in between. Outside of a mask it stays bit for
-bit.
+Each edit starts from the latent that the one before it made; nothing is encoded in between. Outside of a mask it stays bit
+for bit.
 
 - Write your instructions, and move the boxes under *what all edits share*: white on a canvas of 64×64, whatever your
   picture's size.

@@ -114,6 +114,13 @@ def test_with_a_hard_mask_strict_holds_the_outside_at_every_step(instructed):
     assert (on_text - on_all).abs().mean() > 0.01
 
 
+def test_a_faint_mask_hardly_changes_anything(instructed, latent):
+    """The tail of a blurred mask reaches far; where it is faint, the picture must not be drawn anew."""
+    change = (instructed(mask=box(0, 8, 0.02), steps=3) - latent["samples"]).abs().mean()
+    full = (instructed(steps=3) - latent["samples"]).abs().mean()
+    assert change < 0.05 * full
+
+
 def test_a_run_that_stops_early_hands_on_its_noisy_latent(model, instructed, prompts, latent):
     """Split sigmas: what the first sampler leaves is noisy everywhere; the second one finishes on the known latent."""
     guide = ReEditInstructGuider.execute(model, prompts[0], prompts[2], latent, **SCALES, mask=box(2, 5))[0]
