@@ -12,7 +12,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..models.cells import brightest_in_cells, check_mask
-from ..models.diffusion.gradient_mask import keep_outside, mask_denoised
+from ..models.diffusion.gradient_mask import keep_outside, known_for_run, mask_denoised
 from ..models.session.record import observe, with_record
 from .picture_conditioning import (
     INPAINT,
@@ -194,11 +194,7 @@ def gradient_mask_wrappers(
         finished = float(sigmas[-1]) == 0.0
         # Some samplers (uni_pc) write into their sigmas, on a CPU into the host's cache: the next run would never reach 0.
         result = executor(noise, latent_image, sampler, sigmas.clone(), denoise_mask, *arguments, **options)
-        if not (strict and finished):
-            return result
-        # What the noise mask keeps, the sampler brings back up to rounding only.
-        cells = held.cells if denoise_mask is None else held.cells * denoise_mask.to(held.cells)
-        return keep_outside(result, held.known, cells)
+        return keep_outside(result, held.known, held.cells, denoise_mask) if strict and finished else result
 
     def predict_noise(
         executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
@@ -220,18 +216,11 @@ def gradient_mask_wrappers(
 def hold(mask: Tensor, latent_image: Tensor, known: Tensor | None) -> Held:
     """What to keep in a run on `latent_image`. ValueError where there is nothing to keep, or where it does not fit."""
     reference = latent_image if known is None else known
-    if reference.ndim == 4 and latent_image.ndim == 5:  # a model of videos takes a picture as one frame
-        reference = reference.unsqueeze(2)
     if not bool(reference.any()):
         raise ValueError(
             "The gradient mask has nothing to keep: the latent given to the sampler is empty. "
             "Give the sampler the picture's latent, or connect it to samples of ReEdit Gradient Mask."
         )
-    if reference.shape[1:] != latent_image.shape[1:] or latent_image.shape[0] % reference.shape[0]:
-        raise ValueError(
-            f"samples of the gradient mask is {tuple(reference.shape)}, but the sampler works on "
-            f"{tuple(latent_image.shape)}. Give both the same latent."
-        )
-    reference = reference.repeat(latent_image.shape[0] // reference.shape[0], *[1] * (reference.ndim - 1))
+    reference = known_for_run(reference, latent_image, "the gradient mask")
     checked = check_mask(mask, latent_image.shape[0], *latent_image.shape[-2:])
     return Held(reference, brightest_in_cells(checked, latent_image))

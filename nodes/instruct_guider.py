@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..models.cells import brightest_in_cells, check_mask
-from ..models.diffusion.gradient_mask import keep_outside, mask_denoised
+from ..models.diffusion.gradient_mask import keep_outside, known_for_run, mask_denoised
 from ..models.diffusion.instruct_guidance import (
     GuidanceScales,
     cells_of_others,
@@ -127,23 +127,11 @@ class InstructGuider(comfy.samplers.CFGGuider):
             return result
         if self.settings.mask_on == RESULT:
             result = mask_denoised(result, run.known, run.cells)
-        # What the noise mask keeps, the sampler brings back up to rounding only.
-        cells = run.cells if denoise_mask is None else run.cells * denoise_mask.to(run.cells)
-        return keep_outside(result, run.known, cells) if self.settings.strict else result
+        return keep_outside(result, run.known, run.cells, denoise_mask) if self.settings.strict else result
 
     def _begin(self, noise: Tensor, latent_image: Tensor, sigmas: list[float]) -> Run:
         """The run's masks and scales, on the latent's grid. ValueError where picture, latent and masks do not fit."""
-        known = self.picture
-        if (
-            known.ndim + 1 == latent_image.ndim
-        ):  # the host takes a picture for a model of videos as one frame, and so here
-            known = known.unsqueeze(2)
-        if known.shape[1:] != latent_image.shape[1:] or len(latent_image) % len(known):
-            raise ValueError(
-                f"samples of the instruct guider is {tuple(known.shape)}, but the sampler works on "
-                f"{tuple(latent_image.shape)}. Give both the same latent."
-            )
-        known = known.repeat(len(latent_image) // len(known), *[1] * (known.ndim - 1))
+        known = known_for_run(self.picture, latent_image, "the instruct guider")
         masks = torch.stack([self._cells(instruction.mask, latent_image) for instruction in self.instructions])
         if self.settings.limit is not None:
             masks = masks * self._cells(self.settings.limit, latent_image)

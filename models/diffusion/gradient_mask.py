@@ -20,6 +20,26 @@ def mask_denoised(denoised: Tensor, known: Tensor, cells: Tensor) -> Tensor:
     return torch.lerp(known, denoised, cells.to(denoised))
 
 
-def keep_outside(samples: Tensor, known: Tensor, cells: Tensor) -> Tensor:
-    """`samples` where the mask is above zero, and `known` bit for bit where it is zero."""
+def keep_outside(samples: Tensor, known: Tensor, cells: Tensor, noise_mask: Tensor | None = None) -> Tensor:
+    """`samples` where the mask is above zero, and `known` bit for bit where it is zero.
+
+    noise_mask: what else has kept the latent, broadcastable to the cells. A sampler brings that back up to rounding only.
+    """
+    if noise_mask is not None:
+        cells = cells * noise_mask.to(cells)
     return torch.where(cells.to(samples.device) > 0, samples, known.to(samples))
+
+
+def known_for_run(known: Tensor, latent_image: Tensor, whose: str) -> Tensor:
+    """What is kept in a run on `latent_image`, with its batch. ValueError, which says whose it is, where they do not fit.
+
+    known: (B, C, [T,] H, W); latents of fewer pictures are repeated, and a picture for a model of videos is one frame.
+    """
+    if known.ndim == 4 and latent_image.ndim == 5:
+        known = known.unsqueeze(2)
+    if known.shape[1:] != latent_image.shape[1:] or len(latent_image) % len(known):
+        raise ValueError(
+            f"samples of {whose} is {tuple(known.shape)}, but the sampler works on {tuple(latent_image.shape)}. "
+            "Give both the same latent."
+        )
+    return known.repeat(len(latent_image) // len(known), *[1] * (known.ndim - 1))
