@@ -11,7 +11,6 @@ from typing import Any
 
 import _host  # noqa: F401
 import nodes as host
-import numpy as np
 import torch
 from _chain import conditioning, pictures_of
 from _emilie_world import (
@@ -31,12 +30,11 @@ from reedit.models.session.alignment import STATISTICS
 from reedit.nodes.alignment import ReEditAlign
 from reedit.nodes.autoencoders import ReEditEncode
 from reedit.nodes.instruct import ReEditInstructGuider
-from reedit.nodes.instruct_guider import TEXT_TERM
 from tiny_sd.language import Edit
 from torch import Tensor
 
 KINDS = ("colour", "shape", "background")  # a removal has no inverse
-LATENT, IMAGE, EIGHT_BITS = "latent iteration", "image iteration", "image iteration through 8-bit files"
+LATENT, IMAGE = "latent iteration", "image iteration"
 
 
 # What ReEdit Align is told after each edit: the mask, or nothing, and then the settings that its help page has for that.
@@ -51,18 +49,16 @@ ALIGNMENTS: dict[str, dict[str, Any]] = {
 class Chain:
     """carried: what goes from one edit to the next. masked: each edit is held inside the pixels that it may touch.
 
-    mask_on: of latent iteration, a widget of our guider. aligned: one of ALIGNMENTS, or nothing.
+    aligned: one of ALIGNMENTS, or nothing.
     """
 
     carried: str
     masked: bool
     aligned: str = ""
-    mask_on: str = TEXT_TERM
     reed: bool = False
 
     def __str__(self) -> str:
-        mask_on = "" if self.mask_on == TEXT_TERM else f" on {self.mask_on}"
-        words = [self.carried, f"masked{mask_on}" if self.masked else "no mask", self.aligned]
+        words = [self.carried, "masked" if self.masked else "no mask", self.aligned]
         return ", ".join([word for word in words if word] + ["REED decoder"] * self.reed)
 
 
@@ -102,7 +98,7 @@ def latent_edit(
     """One edit of the latent with our nodes."""
     model, clip = instruct_model()
     positive, negative = conditioning(clip, texts), conditioning(clip, [""] * len(texts))
-    values = {"text_scale": TEXT_SCALE, "image_scale": IMAGE_SCALE, "mask_on": chain.mask_on}
+    values = {"text_scale": TEXT_SCALE, "image_scale": IMAGE_SCALE}
     mask = masks if chain.masked else None
     guider = ReEditInstructGuider.execute(model, positive, negative, latent, mask=mask, **values)[0]
     edited = sampled(guider, latent, steps, noise_seed)
@@ -129,6 +125,4 @@ def run(chain: Chain, first: int, count: int, seed: int, edits: int, steps: int)
                 continue
             after.append(image_edit(chain, picture, *arguments))
             picture = host.VAEDecode().decode(vae, {"samples": after[-1]})[0]
-            if chain.carried == EIGHT_BITS:
-                picture = torch.from_numpy(np.round(picture.numpy() * 255) / 255).float()
     return {"samples": torch.stack(after, 1)}

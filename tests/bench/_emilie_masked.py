@@ -82,6 +82,9 @@ MASKS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 }
 
 
+SOFT = [name for name in MASKS if name.endswith("soft")]
+
+
 def masks_for(quality: str, edits: tuple[Edit, ...], seed: int) -> Tensor:
     """(B, SIZE, SIZE) in 0..1."""
     generator = np.random.default_rng(seed)
