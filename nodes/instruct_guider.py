@@ -72,7 +72,7 @@ class Run:
 
 
 class InstructGuider(comfy.samplers.CFGGuider):
-    """soft_mask: how far each cell is edited, (B, 1, [1,] H, W), while it samples; None where there is no mask.
+    """soft_mask: how far each cell is edited, (B, 1, H, W), while it samples; None where there is no mask.
 
     instructions: each CONDITIONING with its mask and scales. kind: how the model takes a picture (picture_conditioning).
     """
@@ -115,7 +115,8 @@ class InstructGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         self.run = run = self._begin(noise, latent_image, sigmas.tolist())
         run.views.install(self.model_options)  # this run's own copy, which the host throws away
-        self.soft_mask = run.cells
+        # A picture in a model of videos has a dimension more, which a mask has not.
+        self.soft_mask = None if run.cells is None else run.cells.reshape(len(run.cells), 1, *run.cells.shape[-2:])
         # A run that stops above sigma 0 hands on a noisy latent, in which the clean one has no place yet.
         finished = float(sigmas[-1]) == 0.0
         try:
@@ -201,7 +202,6 @@ class InstructGuider(comfy.samplers.CFGGuider):
             run.cells = None if run.cells is None else run.cells.to(x)
             run.others = None if run.others is None else run.others.to(x)
             run.noise = run.noise.to(x)
-            self.soft_mask = run.cells
         return run
 
     def _call(

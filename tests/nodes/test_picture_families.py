@@ -4,14 +4,19 @@ import comfy.latent_formats
 import comfy.ldm.chroma.model
 import comfy.ldm.lumina.model
 import comfy.ldm.wan.model
+import comfy.samplers
 import nodes as host_nodes
 import pytest
 import torch
+from comfy_extras.nodes_custom_sampler import RandomNoise
 from comfy_extras.nodes_edit_model import ReferenceLatent
 from comfy_extras.nodes_ip2p import InstructPixToPixConditioning
+from host_graph import counted_rows, guider, sampled
 from random_families import FLUX, LAYOUTS, ON_META, PICTURE_LAYOUTS, layout_of, loaded, on_meta, random_vae
 from reedit.nodes.emilie import ReEditLatentConditioning
+from reedit.nodes.instruct import ReEditInstructGuider
 from reedit.nodes.picture_conditioning import INPAINT, INSTRUCT, REFERENCE, picture_kind
+from reedit.nodes.stochastic_sampler import stochastic_sampler
 
 # --- which way a model takes a picture, which costs nothing to ask ---------------------------------------------------
 
@@ -286,6 +291,45 @@ def test_a_batch_of_references_and_a_further_picture(reference_family):
     for reference, expected in zip(references, (latent, further), strict=True):
         wanted = scaled(expected["samples"]).expand_as(latent["samples"])
         torch.testing.assert_close(reference, torch.cat([wanted, wanted]), rtol=1e-4, atol=1e-5)
+
+
+def simple(family, steps):
+    return comfy.samplers.calculate_sigmas(family.model.get_model_object("model_sampling"), "simple", steps)
+
+
+def test_the_instruct_guider_at_scale_one_is_the_hosts_guider_with_a_reference(reference_family):
+    """As distilled models are used: nothing but the instruction is computed."""
+    family = reference_family
+    latent = {"samples": reference_samples(family)}
+    ones = {"text_scale": 1.0, "image_scale": 1.0}
+    guide = ReEditInstructGuider.execute(family.model, family.conditioning, family.conditioning, latent, **ones)[0]
+    (theirs,) = ReferenceLatent.execute(family.conditioning, latent).result
+    noise, sigmas = RandomNoise.execute(1)[0], simple(family, 2)
+    with counted_rows(family.model) as rows:
+        ours = sampled(guide, sigmas, latent, noise)
+    assert rows == [1, 1]
+    torch.testing.assert_close(ours, sampled(guider(family.model, theirs), sigmas, latent, noise))
+
+
+def test_the_instruct_guider_holds_an_edit_with_a_reference_inside_its_mask(reference_family):
+    """Three-way: the branch without the picture has fewer tokens, and so a call of its own."""
+    family = reference_family
+    latent, mask = {"samples": reference_samples(family)}, torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1.0
+    given = {"text_scale": 2.0, "image_scale": 1.5, "mask": mask}
+    guide = ReEditInstructGuider.execute(family.model, family.conditioning, family.conditioning, latent, **given)[0]
+    with counted_rows(family.model) as rows:
+        result = sampled(guide, simple(family, 1), latent, RandomNoise.execute(1)[0], stochastic_sampler(0.5, 1))
+    assert sorted(rows) == [1, 2]
+    assert torch.equal(result[..., :4], latent["samples"][..., :4])
+    assert bool((result[..., 4:] != latent["samples"][..., 4:]).any())
+
+
+def test_the_instruct_guider_refuses_an_inpainting_model(inpainting, pixels):
+    family, vae = inpainting
+    latent = {"samples": vae.encode(pixels)}
+    with pytest.raises(ValueError, match="model is an inpainting model, which takes no instruction"):
+        ReEditInstructGuider.execute(family.model, family.conditioning, family.conditioning, latent)
 
 
 def test_a_latent_of_another_family_is_refused(reference_family):
