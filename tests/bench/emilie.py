@@ -1,7 +1,7 @@
 """`dev.py bench emilie`: instruction after instruction on the latent, against the host's nodes; masks, and five at once.
 
 Goals from issue 6. Writes build/bench/emilie.json and emilie_*.png. Every finished way is kept in build/bench/emilie/ until
-the end, so that a run that was stopped goes on (`--fresh` begins again); it takes the better part of an hour on two cores.
+the end, so that a run that was stopped goes on (`--fresh` begins again); it takes half an hour on two cores.
 `--only WORDS` makes again the ways whose names hold these words, and prints their lines alone.
 """
 
@@ -175,7 +175,7 @@ def leads(results: dict[Case, Result], seed: int) -> dict[str, Any]:
         f"{ours} over {other}": chain_lead(ours, other, results, seed)
         for ours in results
         if isinstance(ours, Chain) and ours.carried == LATENT and not ours.reed
-        for other in (Chain(IMAGE, ours.masked),)
+        for other in [Chain(IMAGE, ours.masked)]
     }
 
 
