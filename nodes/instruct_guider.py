@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..models.cells import brightest_in_cells, check_mask
+from ..models.cells import brightest_in_cells, check_mask, mask_like_samples
 from ..models.diffusion.gradient_mask import keep_outside, known_for_run, mask_denoised
 from ..models.diffusion.instruct_guidance import (
     GuidanceScales,
@@ -133,10 +133,9 @@ class InstructGuider(comfy.samplers.CFGGuider):
     def _begin(self, noise: Tensor, latent_image: Tensor, sigmas: list[float]) -> Run:
         """The run's masks and scales, on the latent's grid. ValueError where picture, latent and masks do not fit."""
         known = known_for_run(self.picture, latent_image, "the instruct guider")
-        masks = torch.stack([self._cells(instruction.mask, latent_image) for instruction in self.instructions])
-        if self.settings.limit is not None:
-            masks = masks * self._cells(self.settings.limit, latent_image)
-        parts = shares(masks) if self.settings.mask_on == TEXT_TERM else whole_shares(masks)
+        # An edit has to reach all of a thing's rim; but where two instructions meet in a cell, each has what it covers of it.
+        masks, areas = self._masks(latent_image, brightest_in_cells), self._masks(latent_image, mask_like_samples)
+        parts = shares(masks, areas) if self.settings.mask_on == TEXT_TERM else whole_shares(areas)
         scales = guidance_scales(
             parts,
             [instruction.text_scale for instruction in self.instructions],
@@ -151,17 +150,22 @@ class InstructGuider(comfy.samplers.CFGGuider):
             None if bool((cells == 1).all()) else cells,
             known,
             noise,
-            cells_of_others(masks) if len(masks) > 1 else None,
+            cells_of_others(masks, areas) if len(masks) > 1 else None,
             sigmas[int(self.settings.alone * (len(sigmas) - 1))],
             BranchLatents(),
         )
 
-    @staticmethod
-    def _cells(mask: Tensor | None, samples: Tensor) -> Tensor:
-        if mask is None:
-            return samples.new_ones(len(samples), 1, *[1] * (samples.ndim - 4), *samples.shape[-2:])
-        cells = brightest_in_cells(check_mask(mask, len(samples), *samples.shape[-2:]), samples)
-        return cells.expand(len(samples), *cells.shape[1:])
+    def _masks(self, samples: Tensor, in_cells: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The instructions' masks on a latent's grid, (K, B, 1, [1,] H, W). in_cells: what a mask is in a cell."""
+        whole = samples.new_ones(len(samples), 1, *[1] * (samples.ndim - 4), *samples.shape[-2:])
+
+        def brought(mask: Tensor | None) -> Tensor:
+            if mask is None:
+                return whole
+            return in_cells(check_mask(mask, len(samples), *samples.shape[-2:]), samples).expand_as(whole)
+
+        masks = torch.stack([brought(instruction.mask) for instruction in self.instructions])
+        return masks * brought(self.settings.limit)
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None

@@ -14,26 +14,31 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+LEAST_SUM = torch.finfo(torch.float32).tiny  # of masks that count: below it a division loses its digits
+
 
 def union(masks: Tensor) -> Tensor:
     """min(1, sum of all): how far each cell is edited at all. masks: (K, B, 1, [1,] H, W) in 0..1."""
     return masks.sum(0).clamp(max=1)
 
 
-def shares(masks: Tensor) -> Tensor:
-    """What part of each cell each mask has, m_k / max(1, sum of all): where masks overlap, they share the cell.
+def shares(masks: Tensor, areas: Tensor | None = None) -> Tensor:
+    """What part of each cell each mask has: where masks overlap, they share the cell, min(1, sum of all m) · a_k / sum of a.
 
-    masks: (K, B, 1, [1,] H, W) in 0..1, as are the shares.
+    masks: (K, B, 1, [1,] H, W) in 0..1, as are the shares: how far each instruction may edit the cell. areas: the same shape,
+    how much of the cell each mask covers, by which masks that meet in a cell share it. Without them, the masks themselves.
     """
-    return masks / masks.sum(0).clamp(min=1)
+    areas = masks if areas is None else areas
+    total = areas.sum(0)
+    return areas * torch.where(total >= LEAST_SUM, union(masks) / total.clamp(min=LEAST_SUM), 0)
 
 
-def cells_of_others(masks: Tensor) -> Tensor:
+def cells_of_others(masks: Tensor, areas: Tensor | None = None) -> Tensor:
     """How far each cell belongs to other instructions alone: their shares, where the instruction's own mask is not.
 
     Shapes as in `shares`.
     """
-    parts = shares(masks)
+    parts = shares(masks, areas)
     return (parts.sum(0) - parts) * (1 - masks)
 
 
@@ -43,7 +48,7 @@ def whole_shares(masks: Tensor) -> Tensor:
     Shapes as in `shares`. Cells that no mask touches are shared equally, so a single instruction has every cell.
     """
     total = masks.sum(0)
-    return torch.where(total > 0, masks / total.clamp(min=torch.finfo(masks.dtype).tiny), 1 / len(masks))
+    return torch.where(total >= LEAST_SUM, masks / total.clamp(min=LEAST_SUM), 1 / len(masks))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from reedit.models.diffusion.instruct_guidance import (
     whole_shares,
 )
 
-values = st.floats(0, 1, width=32)
+values = st.floats(0, 1, width=32, allow_subnormal=False)
 
 
 def random_masks(count: int, seed: int = 0) -> torch.Tensor:
@@ -33,6 +33,16 @@ def test_the_shares_of_a_cell_never_exceed_it_and_keep_their_proportions(cell):
         assert torch.equal(found, masks)
     else:
         torch.testing.assert_close(found * masks.sum(), masks)
+
+
+def test_masks_that_meet_in_a_cell_share_it_by_what_they_cover_of_it():
+    """A thing's rim: the thing covers 3 of 4 pixels, the background the fourth, and both may edit the whole cell."""
+    masks, areas = torch.ones(2, 1, 1, 1, 1), torch.tensor([0.75, 0.25]).reshape(2, 1, 1, 1, 1)
+    assert shares(masks, areas).flatten().tolist() == [0.75, 0.25]
+    alone = torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1, 1)
+    assert shares(alone, alone * areas).flatten().tolist() == [1.0, 0.0]
+    faint = torch.full((2, 1, 1, 1, 1), 0.3)
+    torch.testing.assert_close(shares(faint, faint * areas).sum(), torch.tensor(0.6))
 
 
 @given(st.lists(values, min_size=1, max_size=6))
