@@ -23,7 +23,7 @@ from ..models.diffusion.instruct_guidance import (
     whole_shares,
 )
 from .branch_latents import BranchLatents
-from .picture_conditioning import Conditioning, with_picture, without_picture
+from .picture_conditioning import Conditioning, with_picture, with_values, without_picture
 
 TEXT_TERM, PREDICTION, RESULT = "text term", "prediction", "result"  # what the masks are laid on
 
@@ -93,7 +93,7 @@ class InstructGuider(comfy.samplers.CFGGuider):
         self.run: Run | None = None
         self.soft_mask: Tensor | None = None
         self.set_cfg(max(instruction.text_scale for instruction in self.instructions))
-        negative = [[embedding, {**options, "prompt_type": "negative"}] for embedding, options in negative]
+        negative = with_values(negative, {"prompt_type": "negative"})
         # The host looks for ControlNets that the other prompts lack under the name "positive".
         self.texts = ["positive", *(f"positive {number}" for number in range(2, len(instructions) + 1))]
         given = {
