@@ -6,14 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
-import comfy.utils
-import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..models.diffusion.printed_update import AS_PRINTED, OF_DDPM, falls_to_its_end, printed_update
 from .inversion_sampler import is_flow
-from .stochastic_sampler import cells_of
+from .stochastic_sampler import cells_of, sample_with_noise
 
 
 class ReEditPrintedUpdate(io.ComfyNode):
@@ -72,21 +70,13 @@ def printed_sampler(coefficients: str, seed: int, mask: Tensor | None = None) ->
         callback: Callable[[dict[str, Any]], None] | None = None,
         disable: bool | None = None,
     ) -> Tensor:
-        extra_args = extra_args or {}
         check_is_for_ddpm(model.inner_model.inner_model, sigmas)
         cells = 1.0 if mask is None else cells_of(mask, x)
-        generator = torch.Generator().manual_seed(seed)
-        # The host's own noise begins with these numbers at the same seed. Noise that is in x already would not be new.
-        torch.randn(x.shape, generator=generator)
-        ones = x.new_ones(len(x))
-        for step in comfy.utils.model_trange(len(sigmas) - 1, disable=disable):
-            sigma = sigmas[step]
-            denoised = model(x, sigma * ones, **extra_args)
-            if callback is not None:
-                callback({"x": x, "i": step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
-            noise = torch.randn(x.shape, generator=generator).to(x)
-            x = printed_update(x, denoised, noise, sigma, sigmas[step + 1], cells, coefficients)
-        return x
+
+        def step(x: Tensor, denoised: Tensor, noise: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
+            return printed_update(x, denoised, noise, sigma_from, sigma_to, cells, coefficients)
+
+        return sample_with_noise(step, seed, model, x, sigmas, extra_args or {}, callback, disable)
 
     return comfy.samplers.KSAMPLER(sample_printed)
 

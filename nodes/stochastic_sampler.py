@@ -82,22 +82,42 @@ def stochastic_sampler(eta: float, seed: int, mask: Tensor | None = None) -> com
         sampling = model.inner_model.inner_model.model_sampling
         scale: Scale = flow_scale if is_flow(sampling) else torch.ones_like
         deviation = getattr(sampling, "noise_scale", 1.0)  # a few models of the host's have noise of another size
-        generator = torch.Generator().manual_seed(seed)
-        # The host's own noise begins with these numbers at the same seed. Noise that is in x already would not be new.
-        torch.randn(x.shape, generator=generator)
-        ones = x.new_ones(len(x))
-        for step in comfy.utils.model_trange(len(sigmas) - 1, disable=disable):
-            sigma = sigmas[step]
-            denoised = model(x, sigma * ones, **extra_args)
-            if callback is not None:
-                callback({"x": x, "i": step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
-            # Drawn for the whole latent, so that the mask does not change the numbers.
-            noise = torch.randn(x.shape, generator=generator).to(x) * deviation
+
+        def step(x: Tensor, denoised: Tensor, noise: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
             where = cells if cells is not None else mask_of_run(model.inner_model, extra_args, x)
-            x = stochastic_step(x, denoised, noise, sigma, sigmas[step + 1], eta * where, scale)
-        return x
+            return stochastic_step(x, denoised, noise * deviation, sigma_from, sigma_to, eta * where, scale)
+
+        return sample_with_noise(step, seed, model, x, sigmas, extra_args, callback, disable)
 
     return comfy.samplers.KSAMPLER(sample_stochastic)
+
+
+def sample_with_noise(
+    step: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor],
+    seed: int,
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any],
+    callback: Callable[[dict[str, Any]], None] | None,
+    disable: bool | None,
+) -> Tensor:
+    """A model call, then a step, as often as the host's samplers do it. step: of x, D, new noise, sigma and the next sigma.
+
+    The noise is drawn on the CPU, and for the whole latent: the same on every device and with every mask.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    # The host's own noise begins with these numbers at the same seed. Noise that is in x already would not be new.
+    torch.randn(x.shape, generator=generator)
+    ones = x.new_ones(len(x))
+    for number in comfy.utils.model_trange(len(sigmas) - 1, disable=disable):
+        sigma = sigmas[number]
+        denoised = model(x, sigma * ones, **extra_args)
+        if callback is not None:
+            callback({"x": x, "i": number, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        x = step(x, denoised, noise, sigma, sigmas[number + 1])
+    return x
 
 
 def flow_scale(sigma: Tensor) -> Tensor:
