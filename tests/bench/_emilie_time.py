@@ -15,8 +15,9 @@ import _host  # noqa: F401
 import torch
 from _chain import conditioning, pictures_of
 from _emilie_chain import chain_edits
-from _emilie_world import SAMPLER, autoencoder, defaults, hard_masks, instruct_model, sigmas
+from _emilie_world import SAMPLER, autoencoder, hard_masks, instruct_model, sigmas
 from _real_size import sd15_instruct_model
+from _report import defaults
 from comfy_extras.nodes_custom_sampler import DualCFGGuider, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
 from reedit.nodes.instruct import ReEditInstructGuider
 from reedit.nodes.picture_conditioning import INSTRUCT, with_picture

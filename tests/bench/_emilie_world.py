@@ -89,12 +89,6 @@ def hard_masks(edits: tuple[Edit, ...]) -> Tensor:
     return torch.from_numpy(np.stack([edit.mask > 0.5 for edit in edits])).float()
 
 
-def defaults(node: Any) -> dict[str, Any]:
-    """The values that a node's widgets have when nobody touches them."""
-    inputs = node.define_schema().inputs
-    return {entry.id: entry.default for entry in inputs if getattr(entry, "default", None) is not None}
-
-
 def save(tensors: dict[str, Tensor], file: Path) -> None:
     """Write a file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)

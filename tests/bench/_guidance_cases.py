@@ -8,7 +8,8 @@ from typing import Any
 
 import nodes as host
 import torch
-from _guidance_world import Lot, defaults, lot, models, words_for
+from _guidance_world import Lot, lot, models, words_for
+from _report import defaults
 from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, SamplerCustomAdvanced
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from reedit.models.cells import touched_cells

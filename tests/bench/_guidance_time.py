@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from _guidance_world import defaults, lot, models
+from _guidance_world import lot, models
 from _real_size import sd15_model
+from _report import defaults
 from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
 from reedit.models.diffusion.prompt_tokens import WORDS, PromptTokens
 from reedit.models.diffusion.trajectory import Trajectory

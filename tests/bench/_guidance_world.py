@@ -13,7 +13,7 @@ import comfy.utils
 import numpy as np
 import torch
 from _chain import conditioning, pictures_of
-from _report import FOLDER
+from _report import FOLDER, defaults
 from conftest import load_tiny_model
 from reedit.models.diffusion.prompt_tokens import WORDS, PromptTokens
 from reedit.models.diffusion.trajectory import Trajectory
@@ -123,12 +123,6 @@ def save(value: Any, file: Path) -> None:
     unfinished = file.with_suffix(f".{os.getpid()}.part")
     torch.save(value, unfinished)
     unfinished.replace(file)
-
-
-def defaults(node: Any) -> dict[str, Any]:
-    """The values that a node's widgets have when nobody touches them."""
-    inputs = node.define_schema().inputs
-    return {entry.id: entry.default for entry in inputs if getattr(entry, "default", None) is not None}
 
 
 def stacked(each: list[Any]) -> Any:

@@ -15,6 +15,12 @@ FOLDER = Path(__file__).parents[2] / "build" / "bench"
 _COMPARISONS = {"at most": operator.le, "at least": operator.ge, "less than": operator.lt}
 
 
+def defaults(node: Any) -> dict[str, Any]:
+    """The values that a node's widgets have when nobody touches them."""
+    inputs = node.define_schema().inputs
+    return {entry.id: entry.default for entry in inputs if getattr(entry, "default", None) is not None}
+
+
 def goal(name: str, measured: float, comparison: str, wanted: float, unit: str, why: str = "") -> dict[str, Any]:
     """One goal with what was measured. comparison: "at most", "at least" or "less than"; `why` explains a miss."""
     met = _COMPARISONS[comparison](measured, wanted)

@@ -43,8 +43,8 @@ from _emilie_figures import (
 from _emilie_five import THREE_WAY
 from _emilie_masked import GRADIENT_MASK, HOST_DUAL, HOST_KSAMPLER, MASKS, NO_MASK, OURS, SOFT
 from _emilie_sheet import draw_chains, draw_five, draw_masks
-from _emilie_world import IMAGE_SCALE, KEPT, SAMPLER, SCHEDULER, TEXT_SCALE, defaults, load, reed_decoder, save
-from _report import FOLDER, goal, write_report
+from _emilie_world import IMAGE_SCALE, KEPT, SAMPLER, SCHEDULER, TEXT_SCALE, load, reed_decoder, save
+from _report import FOLDER, defaults, goal, write_report
 from reedit.nodes.alignment import ReEditAlign
 from reedit.nodes.instruct import ReEditInstructGuider
 from reedit.nodes.instruct_guider import PREDICTION, TEXT_TERM

@@ -25,8 +25,8 @@ import torch
 from _guidance_cases import BOX, DIFFERENTIAL, NAMED, OUR_LEVELS, PLAIN, TRUTH, Case, joined, run
 from _guidance_figures import Result, lead, line, print_table, product, summary
 from _guidance_sheet import draw
-from _guidance_world import BATCH, INVERSION, KEPT, TUNED_ON, defaults, lot, save
-from _report import goal, write_report
+from _guidance_world import BATCH, INVERSION, KEPT, TUNED_ON, lot, save
+from _report import defaults, goal, write_report
 from reedit.nodes.blended_guider import PAPER, RECONSTRUCTION, TRAJECTORY
 from reedit.nodes.guidance import ReEditAttentionMask, ReEditBlendedGuider
 from reedit.nodes.stochastic_sampler import ReEditStochasticSampler
