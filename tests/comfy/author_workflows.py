@@ -89,7 +89,7 @@ for bit.
     "multi_mask_instruct": """## Several instructions in one run, each in its own mask
 
 *ReEdit Instruction* gives each instruction a mask and scales of its own; chain as many as you like. *ReEdit Instruct Guider*
-carries all of them out in one sampling run, in less than half the time of one run each.
+carries all of them out in one sampling run, in about half the time of one run each.
 
 - Move the boxes under *what all edits share*, and write your instructions.
 - *text_scale* and *image_scale* are set for the demo's small model. InstructPix2Pix wants about 7.5 and 1.5.
