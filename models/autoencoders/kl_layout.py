@@ -7,7 +7,7 @@ tenth its width, one with three levels or five. The ldm layout is the one that h
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,31 +38,35 @@ def to_ldm_layout(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises ValueError if no decoder of this family is in there.
     """
+    # Attention projections are linear in diffusers and 1×1 convolutions in ldm: the same numbers in another shape.
+    return {
+        ldm_name: weights[name][..., None, None]
+        if re.search(r"\.attn.*\.(q|k|v|proj_out)\.weight$", ldm_name) and weights[name].ndim == 2
+        else weights[name]
+        for name, ldm_name in ldm_names(weights).items()
+    }
+
+
+def ldm_names(weights: Iterable[str]) -> dict[str, str]:
+    """The ldm name of each of an autoencoder's tensors, by the name it has in its file; other tensors are left out.
+
+    Raises ValueError if no decoder of this family is in there.
+    """
+    names = list(weights)
     for prefix in _PREFIXES:
-        if f"{prefix}decoder.conv_in.weight" in weights:
+        if f"{prefix}decoder.conv_in.weight" in names:
             break
     else:
         raise ValueError(
-            f"it holds no KL autoencoder: there is no tensor decoder.conv_in.weight among its {len(weights)} tensors."
+            f"it holds no KL autoencoder: there is no tensor decoder.conv_in.weight among its {len(names)} tensors."
         )
     parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-    named = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in weights.items()
-        if name.startswith(prefix) and name.removeprefix(prefix).startswith(parts)
-    }
-    if any(name.startswith("decoder.up_blocks.") for name in named):
-        up_levels = 1 + max(
-            int(match[1]) for name in named if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", name))
-        )
-        named = {_ldm_name(name, up_levels): tensor for name, tensor in named.items()}
-    # Attention projections are linear in diffusers and 1×1 convolutions in ldm: the same numbers in another shape.
-    return {
-        name: tensor[..., None, None]
-        if re.search(r"\.attn.*\.(q|k|v|proj_out)\.weight$", name) and tensor.ndim == 2
-        else tensor
-        for name, tensor in named.items()
-    }
+    named = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    named = {name: bare for name, bare in named.items() if bare.startswith(parts)}
+    up_levels = {int(match[1]) for bare in named.values() if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", bare))}
+    if not up_levels:
+        return named
+    return {name: _ldm_name(bare, 1 + max(up_levels)) for name, bare in named.items()}
 
 
 def _ldm_name(name: str, up_levels: int) -> str:
