@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict
 from typing import Any
 
 import comfy.utils
@@ -13,28 +11,14 @@ from torch import Tensor
 
 from ..models.cells import check_mask
 from ..models.metrics.comparison import NO_PERCEPTUAL_DISTANCE, Comparison
-from ..models.metrics.drift import EditDrift, StepDrift, measure, measure_step, spectrum_curves
+from ..models.metrics.drift import StepDrift, measure, measure_step, spectrum_curves
 from ..models.metrics.drift_plot import plot_drift
 from ..models.metrics.drift_text import describe
 from ..models.metrics.perceptual import load_perceptual_distance
 from ..models.session.record import SOURCE, EditRecord, observe, with_record
+from .reports import as_json
 from .timeline import decode_record
 from .vae_checks import check_latent_fits, check_picture, pixels_per_cell
-
-
-def as_json(rows: list[EditDrift]) -> str:
-    """The rows as JSON text. What JSON cannot say (infinity, not a number) becomes null or "infinite"."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(entry) for key, entry in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(entry) for entry in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return "infinite" if value > 0 else None
-        return value
-
-    return json.dumps([plain(asdict(row)) for row in rows], indent=2, ensure_ascii=False)
 
 
 def check_reference(reference: Tensor, record: EditRecord, vae: Any) -> Tensor:

@@ -8,18 +8,26 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .drift import EditDrift, PartDrift
+from .panels import (
+    BLUE,
+    VERMILION,
+    as_picture,
+    draw_line,
+    draw_spectra,
+    draw_spectrum_change,
+    name_panel,
+    no_closer_than,
+    say,
+)
 from .spectrum import SpectrumCurve
 
-_INSIDE, _OUTSIDE = "#d55e00", "#0072b2"  # Okabe and Ito's palette, which colour-blind people can tell apart
 _CHANNELS = (("red", "#cc3311"), ("green", "#228833"), ("blue", "#3355bb"))
 _DETAIL = "#7b4fa3"
 _LABELLED = 10  # edits whose labels fit under a panel; more are numbered
@@ -32,9 +40,7 @@ def plot_drift(
     rows: Sequence[EditDrift], curves: Sequence[SpectrumCurve] = (), path: Collection[int] | None = None
 ) -> Tensor:
     """The figure of `drift_figure` as a picture, (H, W, 3) float32 in 0..1."""
-    canvas = FigureCanvasAgg(drift_figure(rows, curves, path))
-    canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32) / 255)
+    return as_picture(drift_figure(rows, curves, path))
 
 
 def drift_figure(
@@ -54,8 +60,8 @@ def drift_figure(
     _draw_colour(panels[3])
     _draw_detail(panels[4])
     _draw_perception(panels[5])
-    _draw_spectra(grid[3, 0], curves)
-    _draw_spectrum_change(grid[3, 1], curves)
+    draw_spectra(grid[3, 0], curves, _looks(len(curves)))
+    draw_spectrum_change(grid[3, 1], curves, _looks(len(curves)))
     against = " and ".join(dict.fromkeys(row.total.compared_with for row in rows)) or "source"
     title = f"Drift after each edit, against the {against}{'; pale: on another branch' if panels[0].branches else ''}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=14)
@@ -75,31 +81,22 @@ class _Panel:
     def curve(self, value: Value, label: str, colour: str, style: str = "-") -> None:
         """A line over the edits, broken where there is no value; what is infinite stands on the upper edge."""
         for rows, line, alpha in ((self.on_path, style, 1.0), (self.branches, "none", 0.35)):
-            known = [(row.number, figure) for row in rows if (figure := value(row)) is not None and figure == figure]
-            self.values += [figure for _, figure in known]
-            finite = dict(entry for entry in known if math.isfinite(entry[1]))
-            endless = [number for number, figure in known if math.isinf(figure)]
+            figures = {row.number: value(row) for row in rows}
             fill = colour if style == "-" else "white"
             look: dict[str, Any] = {"color": colour, "alpha": alpha, "markersize": 4, "markerfacecolor": fill}
-            if finite:
-                numbers = [row.number for row in rows]
-                heights = [finite.get(number, math.nan) for number in numbers]
-                self.axes.plot(numbers, heights, linestyle=line, marker="o", label=label, **look)
+            drawn = draw_line(self.axes, figures, label, linestyle=line, marker="o", **look)
+            self.values += drawn
+            if any(map(math.isfinite, drawn)):
                 label = ""  # once in the legend is enough
-            if endless:
-                upper_edge = self.axes.get_xaxis_transform()
-                self.axes.plot(
-                    endless, [1] * len(endless), "^", clip_on=False, transform=upper_edge, label="identical", **look
-                )
 
     def finish(self, title: str, unit: str, columns: int = 3) -> None:
         """Title, ticks and the legend beside the title. A panel that shows nothing, or nothing but one value, says so."""
         axes = self.axes
-        _name(axes, title, unit, columns)
+        name_panel(axes, title, unit, columns)
         if not self.values:
-            _say(axes, "nothing to measure" if self.rows else "no edit yet")
+            say(axes, "nothing to measure" if self.rows else "no edit yet")
         elif all(math.isinf(value) for value in self.values):
-            _say(axes, "identical")
+            say(axes, "identical")
         numbers = [row.number for row in self.rows]
         if not numbers:
             axes.set_xticks([])
@@ -116,40 +113,14 @@ class _Panel:
             self.axes.set_xticks([row.number for row in self.rows], labels, fontsize=8, rotation=20, ha="right")
 
 
-def _name(axes: Axes, title: str, unit: str, columns: int) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_ylabel(unit)
-    axes.grid(alpha=0.3)
-    named = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True) if label}
-    if named:
-        above: dict[str, Any] = {
-            "loc": "lower right",
-            "bbox_to_anchor": (1, 0.99),
-            "borderaxespad": 0.1,
-            "frameon": False,
-        }
-        axes.legend(named.values(), named.keys(), ncols=columns, fontsize=8, columnspacing=1, handlelength=1.8, **above)
-
-
-def _no_closer_than(axes: Axes, reach: float) -> None:
-    """Show at least ±reach, so that rounding does not look like drift."""
-    lower, upper = axes.get_ylim()
-    axes.set_ylim(min(lower, -reach), max(upper, reach))
-
-
-def _say(axes: Axes, words: str) -> None:
-    axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes, color="#555555")
-    axes.set_yticks([])
-
-
 def _draw_latent(panel: _Panel) -> None:
-    panel.curve(lambda row: row.outside_mask_max_abs_latent_change, "each edit, outside its mask", _OUTSIDE)
+    panel.curve(lambda row: row.outside_mask_max_abs_latent_change, "each edit, outside its mask", BLUE)
     panel.curve(lambda row: row.total.latent_change_outside, "all edits, outside", "#555555", ":")
     panel.finish("Largest latent change", "latent units")
     if panel.values:
         panel.axes.set_ylim(bottom=0)
         if max(panel.values) == 0:
-            _say(panel.axes, "0: bit-identical")
+            say(panel.axes, "0: bit-identical")
 
 
 def _part_value(part: str, figure: str) -> Value:
@@ -163,7 +134,7 @@ def _part_value(part: str, figure: str) -> Value:
 def _draw_parts(panel: _Panel, title: str, unit: str, figures: Sequence[tuple[str, str, str]]) -> None:
     """Curves of figures of both parts. figures: name for the legend, name in `PartDrift`, line style."""
     for name, figure, style in figures:
-        for part, colour in (("outside", _OUTSIDE), ("inside", _INSIDE)):
+        for part, colour in (("outside", BLUE), ("inside", VERMILION)):
             panel.curve(_part_value(part, figure), f"{name} {part}".strip(), colour, style)
     panel.finish(title, unit, columns=4)
 
@@ -176,7 +147,7 @@ def _draw_colour(panel: _Panel) -> None:
             panel.axes.plot([], [], style, color="#555555", label=part)
     if panel.values:
         panel.axes.axhline(0, color="#888888", linewidth=0.8)
-        _no_closer_than(panel.axes, 1)
+        no_closer_than(panel.axes, 1)
     panel.finish("Colour shift", "grey levels of 255", columns=5)
 
 
@@ -209,38 +180,9 @@ def _draw_perception(panel: _Panel) -> None:
     panel.label_edits()
 
 
-def _draw_spectra(axes: Axes, curves: Sequence[SpectrumCurve]) -> None:
-    """Power over frequency, of the picture that all are compared with as a dashed line."""
-    for curve, look in zip(curves, _looks(len(curves)), strict=True):
-        axes.plot(curve.frequencies.numpy(), curve.power.numpy(), label=curve.name, **look)
-    if curves:
-        axes.set_yscale("log", nonpositive="mask")
-    _finish_spectrum(axes, "Spectrum", "power, grey levels²", curves)
-
-
-def _draw_spectrum_change(axes: Axes, curves: Sequence[SpectrumCurve]) -> None:
-    """Each later spectrum over the first, in dB: curves that lie on each other in the left panel come apart here."""
-    for curve, look in list(zip(curves, _looks(len(curves)), strict=True))[1:]:
-        if curve.power.shape == curves[0].power.shape:
-            change = 10 * (curve.power / curves[0].power).log10()
-            axes.plot(curve.frequencies.numpy(), change.numpy(), label=curve.name, **look)
-    if axes.lines:
-        axes.axhline(0, color="black", linestyle="--", linewidth=1)
-        _no_closer_than(axes, 1)
-    _finish_spectrum(axes, "Change of the spectrum", "dB: below 0 lost, above 0 added", axes.lines)
-
-
 def _looks(count: int) -> list[dict[str, Any]]:
     """The look of each curve: what all are compared with dashed and black, then from dark to bright."""
     later = [
         {"color": colormaps["viridis"](place), "linewidth": 1.4} for place in np.linspace(0.15, 0.85, max(0, count - 1))
     ]
     return [{"color": "black", "linestyle": "--", "linewidth": 1.4}, *later] if count else []
-
-
-def _finish_spectrum(axes: Axes, title: str, unit: str, drawn: Sequence[object]) -> None:
-    _name(axes, title, unit, 5)
-    axes.set_xlim(0, 0.5)
-    axes.set_xlabel("frequency, cycles per pixel", fontsize=9)
-    if not drawn:
-        _say(axes, "nothing to measure")
