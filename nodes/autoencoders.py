@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,20 @@ import comfy.sd
 import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..models.autoencoders.kl_layout import KLConfig, find_faults, read_config, to_ldm_layout, with_quantisers
+from ..models.autoencoders.encoder_match import ENCODER_PARTS, encoder_marks, find_mismatch, read_marks
+from ..models.autoencoders.kl_layout import (
+    KLConfig,
+    find_faults,
+    find_misfit,
+    read_config,
+    to_ldm_layout,
+    with_quantisers,
+)
 from ..models.session.record import EditRecord, observe, with_record
-from .vae_checks import check_latent_fits, check_picture, pixels_per_cell
+from .vae_checks import check_latent_fits, check_picture, encoder_of, pixels_per_cell
 
 WEIGHT_FILES = (".safetensors", ".sft")  # nothing is ever unpickled
 
@@ -37,46 +45,133 @@ def host_architecture(config: KLConfig) -> dict[str, Any]:
     }
 
 
-def build_host_vae(weights: dict[str, Tensor], config: KLConfig) -> comfy.sd.VAE:
-    """The host's own VAE object around an autoencoder of any size, so that its nodes and its memory management take it."""
-    architecture = host_architecture(config)
-    vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": architecture, "embed_dim": config.latent_channels}})
-    vae.latent_channels = config.latent_channels
+def build_host_vae(
+    weights: dict[str, Tensor],
+    config: KLConfig,
+    encoder_config: KLConfig | None = None,
+    dtype: torch.dtype | None = None,
+) -> comfy.sd.VAE:
+    """The host's own VAE object around an autoencoder of any size, so that its nodes and its memory management take it.
+
+    encoder_config: where the encoder's sizes are others than the decoder's. dtype: in which it computes; None leaves the
+    choice to the host, which makes it by the device.
+    """
+    encoder_config = encoder_config or config
+    channels = config.latent_channels
+    architecture = {
+        "ddconfig": host_architecture(encoder_config),
+        "decoder_ddconfig": host_architecture(config),
+        "embed_dim": channels,
+    }
+    vae = comfy.sd.VAE(sd=with_quantisers(weights, channels), config={"params": architecture}, dtype=dtype)
+    for name in ("quant_conv", "post_quant_conv"):
+        if f"{name}.weight" not in weights:
+            # A convolution with the identity does round, where a graphics card multiplies in a shorter format.
+            setattr(vae.first_stage_model, name, torch.nn.Identity())
+    vae.latent_channels = channels
     vae.downscale_ratio = vae.upscale_ratio = config.ratio
     # The host's estimates are for a width of 128 and a ratio of 8; memory goes with the widest feature map in pixels.
-    share, cell = config.width / 128, config.ratio**2
+    encoder_share, decoder_share = (part.width * part.multipliers[0] / 128 for part in (encoder_config, config))
+    cell = config.ratio**2 / 64
     encode_memory, decode_memory = vae.memory_used_encode, vae.memory_used_decode
-    vae.memory_used_encode = lambda shape, dtype: encode_memory(shape, dtype) * share
-    vae.memory_used_decode = lambda shape, dtype: decode_memory(shape, dtype) * share * cell / 64
+    vae.memory_used_encode = lambda shape, dtype: encode_memory(shape, dtype) * encoder_share
+    vae.memory_used_decode = lambda shape, dtype: decode_memory(shape, dtype) * decoder_share * cell
     return vae
 
 
-def load_kl_vae(path: Path, base_vae: Any = None) -> comfy.sd.VAE:
-    """Load a KL autoencoder from a safetensors file. `base_vae` lends its encoder to a file that holds a decoder only.
-
-    Raises ValueError, naming the file and the fault, before anything is built from a file that is not what it should be.
-    """
+def read_vae_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. Raises ValueError, naming it, where it cannot be read."""
     try:
-        stored = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} is not a readable safetensors file ({error}). Is the download whole?") from error
+
+
+def load_kl_vae(path: Path, base_vae: Any = None, dtype: torch.dtype | None = None) -> comfy.sd.VAE:
+    """Load a KL autoencoder from a safetensors file. `base_vae` lends its encoder to a file that holds a decoder only.
+
+    base_vae is not changed. dtype: in which the VAE computes; None is the base's where there is one in use, so that the
+    latents are the base's to the bit, and otherwise the host's choice. Raises ValueError, naming the file and the fault,
+    before anything is built from a file that is not what it should be.
+    """
+    stored, metadata = read_vae_file(path)
     try:
         weights = to_ldm_layout(stored)
-        if not any(name.startswith("encoder.") for name in weights):
-            if base_vae is None:
-                raise ValueError("it holds a decoder only. Connect base_vae: the VAE whose encoder goes with it.")
-            kept = ("encoder.", "quant_conv.")
-            weights |= {name: value for name, value in base_vae.get_sd().items() if name.startswith(kept)}
-        config = read_config(weights)
-        weights = with_quantisers(weights, config.latent_channels)
-        vae = build_host_vae(weights, config)
-        faults = find_faults(weights, vae.first_stage_model.state_dict())
+        if any(name.startswith("encoder.") for name in weights):
+            vae = _build_checked(weights, dtype)
+            if base_vae is not None:
+                _report_base_unused(path.name, weights, base_vae)
+            return vae
+        if base_vae is None:
+            raise ValueError("it holds a decoder only. Connect base_vae: the VAE whose encoder goes with it.")
+        encoder = encoder_of(base_vae)
+        check_encoder_fits(weights, encoder, read_marks(metadata))
+        decoder = {name: value for name, value in weights.items() if not name.startswith(ENCODER_PARTS)}
+        vae = _build_checked(decoder | encoder, dtype or base_vae.vae_dtype)
     except ValueError as error:
         raise ValueError(f"{path.name} cannot be used as a VAE: {error}") from error
+    vae.memory_used_encode = base_vae.memory_used_encode  # by it the host splits batches, which can change last bits
+    share_encoder(vae, encoder)
+    return vae
+
+
+def check_encoder_fits(weights: dict[str, Tensor], encoder: dict[str, Tensor], marks: dict[str, float] | None) -> None:
+    """Raise ValueError if a decoder does not go with this encoder: by its shape, and by `marks` of its own."""
+    advice = "Connect as base_vae the VAE that this decoder was trained for."
+    misfit = find_misfit(read_config(weights), read_config(encoder, "encoder"))
+    if misfit:
+        raise ValueError(f"it does not go with the encoder of base_vae: {misfit}. {advice}")
+    mismatch = find_mismatch(marks, encoder) if marks is not None else None
+    if mismatch:
+        raise ValueError(f"its decoder was trained with another encoder than that of base_vae: {mismatch}. {advice}")
+
+
+def share_encoder(vae: comfy.sd.VAE, encoder: dict[str, Tensor]) -> None:
+    """Let a VAE use the tensors of `encoder` instead of its own copies of them, while both lie in the same memory.
+
+    The host never writes into a weight: it moves weights to a device by making new ones there.
+    """
+    network = vae.first_stage_model
+    own = network.state_dict()
+    alike = {
+        name: lent
+        for name, lent in encoder.items()
+        if name in own and (lent.dtype, lent.device) == (own[name].dtype, own[name].device)
+    }
+    for part in (network.encoder, network.quant_conv):
+        part.requires_grad_(False)  # a tensor that was made in inference mode cannot have a gradient outside it
+    network.load_state_dict(alike, strict=False, assign=True)
+
+
+def _build_checked(weights: dict[str, Tensor], dtype: torch.dtype | None) -> comfy.sd.VAE:
+    """The host's VAE object of these tensors, encoder and decoder. Raises ValueError, saying what is wrong with them."""
+    config, encoder_config = read_config(weights), read_config(weights, "encoder")
+    misfit = find_misfit(config, encoder_config)
+    if misfit:
+        raise ValueError(f"{misfit}. Get the file again.")
+    vae = build_host_vae(weights, config, encoder_config, dtype)
+    faults = find_faults(weights, vae.first_stage_model.state_dict())
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"{path.name} cannot be used as a VAE: {'; '.join(faults[:5])}{more}.")
+        raise ValueError(f"{'; '.join(faults[:5])}{more}.")
     return vae
+
+
+def _report_base_unused(file_name: str, weights: dict[str, Tensor], base_vae: Any) -> None:
+    """Log that a whole VAE needs no base, and whether its latents are those of the base that was connected."""
+    try:
+        mismatch = find_mismatch(encoder_marks(weights), encoder_of(base_vae))
+    except ValueError as error:
+        mismatch = str(error)
+    said = f"ReEdit: {file_name} holds a whole VAE, so base_vae is not used."
+    if mismatch:
+        logging.warning("%s Its encoder is another one, and so are its latents: %s", said, mismatch)
+    else:
+        logging.info("%s Its encoder is the same one.", said)
+
+
+DTYPES = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class ReEditLoadREEDVAE(io.ComfyNode):
@@ -98,13 +193,22 @@ class ReEditLoadREEDVAE(io.ComfyNode):
                     optional=True,
                     tooltip="Only for a file that holds a decoder alone: the VAE whose encoder it was trained for.",
                 ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default="auto",
+                    optional=True,
+                    tooltip="The precision in which the VAE computes. auto: that of base_vae for a decoder alone, so that "
+                    "latents stay the same to the bit; otherwise what the host chooses for the device.",
+                ),
             ],
             outputs=[io.Vae.Output(tooltip="Works in every node that takes a VAE, the host's own included.")],
         )
 
     @classmethod
-    def execute(cls, vae_name: str, base_vae: Any = None) -> io.NodeOutput:
-        return io.NodeOutput(load_kl_vae(Path(folder_paths.get_full_path_or_raise("vae", vae_name)), base_vae))
+    def execute(cls, vae_name: str, base_vae: Any = None, dtype: str = "auto") -> io.NodeOutput:
+        path = Path(folder_paths.get_full_path_or_raise("vae", vae_name))
+        return io.NodeOutput(load_kl_vae(path, base_vae, DTYPES[dtype]))
 
 
 def fit_to_cells(pixels: Tensor, ratio: int, fit: str) -> Tensor:

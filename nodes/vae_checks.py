@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..models.autoencoders.encoder_match import ENCODER_PARTS
+from ..models.autoencoders.kl_layout import read_config
 from ..models.cells import check_samples
 
 
@@ -23,6 +25,31 @@ def check_latent_fits(samples: Tensor, vae: Any) -> None:
             f"samples has {samples.shape[1]} channels, but this VAE decodes latents of {vae.latent_channels}. "
             "Use the VAE that belongs to the model that made the latent."
         )
+
+
+def encoder_of(vae: Any, name: str = "base_vae") -> dict[str, Tensor]:
+    """The encoder of a KL autoencoder in a host VAE object: its tensors and those of its quant_conv, by their ldm names.
+
+    They are the VAE's own tensors, not copies. Raises ValueError for a VAE of any other kind: of video, a tiny one, one
+    whose latents are not what its encoder makes.
+    """
+    vae.throw_exception_if_invalid()
+    weights = {key: value for key, value in vae.get_sd().items() if key.startswith(ENCODER_PARTS)}
+    kind = type(vae.first_stage_model).__name__
+    try:
+        config = read_config(weights, "encoder")
+    except ValueError as error:
+        raise ValueError(
+            f"{name} ({kind}) has no encoder that a KL autoencoder's decoder goes with: {error} Connect a VAE like those of "
+            "SD1.5, SDXL or Flux, the one that the decoder was trained for."
+        ) from error
+    # Flux 2's are folded to four times the channels and normalised, after the encoder.
+    if (vae.latent_channels, pixels_per_cell(vae)) != (config.latent_channels, config.ratio):
+        raise ValueError(
+            f"{name} ({kind}) makes latents of {vae.latent_channels} channels at ratio {pixels_per_cell(vae)} from what its "
+            f"encoder gives, which has {config.latent_channels} at ratio {config.ratio}. No decoder can be put on it here."
+        )
+    return weights
 
 
 def check_picture(pixels: Tensor, name: str = "pixels") -> Tensor:

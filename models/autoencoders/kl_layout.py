@@ -6,6 +6,7 @@ tenth its width, one with three levels or five. The ldm layout is the one that h
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -60,6 +61,10 @@ def ldm_names(weights: Iterable[str]) -> dict[str, str]:
         raise ValueError(
             f"it holds no KL autoencoder: there is no tensor decoder.conv_in.weight among its {len(names)} tensors."
         )
+    if f"{prefix}bn.running_mean" in names:
+        raise ValueError(
+            "its latents are folded and normalised, as Flux 2's are, which is another family. Use Load VAE."
+        )
     parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
     named = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     named = {name: bare for name, bare in named.items() if bare.startswith(parts)}
@@ -91,10 +96,11 @@ def _ldm_name(name: str, up_levels: int) -> str:
     return name
 
 
-def read_config(weights: Mapping[str, Tensor]) -> KLConfig:
-    """The shape of an autoencoder from the tensors of its decoder (ldm layout).
+def read_config(weights: Mapping[str, Tensor], part: str = "decoder") -> KLConfig:
+    """The shape of one part of an autoencoder, "decoder" or "encoder", from its tensors (ldm layout).
 
-    Raises ValueError where the tensors do not describe an autoencoder that can be built.
+    The two parts of one autoencoder may be of different widths and depths. Raises ValueError where the tensors do not
+    describe an autoencoder that can be built.
     """
 
     def shape(name: str) -> torch.Size:
@@ -102,21 +108,39 @@ def read_config(weights: Mapping[str, Tensor]) -> KLConfig:
             raise ValueError(f"it holds part of an autoencoder, but the tensor {name} is missing. Get the file again.")
         return weights[name].shape
 
-    if len(shape("decoder.conv_in.weight")) != 4:
+    if len(shape(f"{part}.conv_in.weight")) != 4:
         raise ValueError("its convolutions are three-dimensional: it is a video VAE. Load it with Load VAE.")
-    levels = _count(weights, "decoder.up.{}.")
-    blocks = _count(weights, "decoder.up.0.block.{}.") - 1  # a decoder has one block a level more than the encoder
+    direction = {"decoder": "decoder.up", "encoder": "encoder.down"}[part]
+    more = int(part == "decoder")  # a decoder has one block a level more than the encoder
+    levels = _count(weights, f"{direction}.{{}}.")
+    blocks = _count(weights, f"{direction}.0.block.{{}}.") - more
     if levels < 1 or blocks < 1:
-        raise ValueError("its decoder has no levels (decoder.up.…). Get the file again.")
-    widths = [shape(f"decoder.up.{level}.block.{blocks}.conv2.weight")[0] for level in range(levels)]
-    width = shape("encoder.conv_in.weight")[0] if "encoder.conv_in.weight" in weights else widths[0]
+        raise ValueError(f"its {part} has no levels ({direction}.…). Get the file again.")
+    last = blocks - 1 + more
+    widths = [shape(f"{direction}.{level}.block.{last}.conv2.weight")[0] for level in range(levels)]
+    width = math.gcd(*widths) if part == "decoder" else shape("encoder.conv_in.weight")[0]
     if any(value % width or value % NORM_GROUPS for value in widths):
         raise ValueError(
-            f"its levels are {widths} channels wide; each must be a multiple of the first ({width}) and of {NORM_GROUPS}."
+            f"the levels of its {part} are {widths} channels wide; each must be a multiple of the first ({width}) and of "
+            f"{NORM_GROUPS}."
         )
-    latent_channels = shape("decoder.conv_in.weight")[1]
-    attention = tuple(level for level in range(levels) if f"decoder.up.{level}.attn.0.q.weight" in weights)
-    return KLConfig(width, tuple(value // width for value in widths), blocks, latent_channels, attention)
+    # An encoder gives each channel's mean and variance.
+    channels = shape("decoder.conv_in.weight")[1] if part == "decoder" else shape("encoder.conv_out.weight")[0] // 2
+    attention = tuple(level for level in range(levels) if f"{direction}.{level}.attn.0.q.weight" in weights)
+    return KLConfig(width, tuple(value // width for value in widths), blocks, channels, attention)
+
+
+def find_misfit(decoder: KLConfig, encoder: KLConfig) -> str | None:
+    """In words, why a decoder cannot take this encoder's latents; None where it can. Their widths need not agree."""
+    if decoder.latent_channels != encoder.latent_channels:
+        made = encoder.latent_channels
+        return f"its decoder takes latents of {decoder.latent_channels} channels, and the encoder makes {made}"
+    if decoder.ratio != encoder.ratio:
+        return (
+            f"its decoder makes {decoder.ratio}×{decoder.ratio} pixels of a latent cell ({len(decoder.multipliers)} levels), "
+            f"and the encoder makes a cell of {encoder.ratio}×{encoder.ratio} ({len(encoder.multipliers)} levels)"
+        )
+    return None
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:

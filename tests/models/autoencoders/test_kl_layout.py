@@ -76,4 +76,4 @@ def test_missing_tensors_are_named():
 def test_widths_that_cannot_be_built_are_refused():
     weights = to_ldm_layout(diffusers_autoencoder((64, 96), 1, 4).state_dict())
     with pytest.raises(ValueError, match=r"\[64, 96\] channels wide; each must be a multiple of the first \(64\)"):
-        read_config(weights)
+        read_config(weights, "encoder")
