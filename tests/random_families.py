@@ -331,11 +331,13 @@ def _picture_family(name: str) -> Family:
 PICTURE_FAMILIES = {name: partial(_picture_family, name) for name in PICTURE_LAYOUTS}
 
 
-def random_vae(latent_channels: int, seed: int = 0) -> comfy.sd.VAE:
-    """A narrow KL autoencoder with the ratio of Stable Diffusion and Flux, in a host VAE object."""
-    config = KLConfig(
-        width=32, multipliers=(1, 1, 1, 1), blocks=1, latent_channels=latent_channels, attention_levels=()
-    )
+NARROW_VAE = {"width": 32, "multipliers": (1, 1, 1, 1), "blocks": 1}
+SD15_VAE = {"width": 128, "multipliers": (1, 2, 4, 4), "blocks": 2}  # 83.7 million numbers
+
+
+def random_vae(latent_channels: int, seed: int = 0, sizes: dict = NARROW_VAE) -> comfy.sd.VAE:
+    """A KL autoencoder with the ratio of Stable Diffusion and Flux, in a host VAE object."""
+    config = KLConfig(**sizes, latent_channels=latent_channels, attention_levels=())
     with torch.device("meta"):
         network = comfy.ldm.models.autoencoder.AutoencoderKL(
             ddconfig=host_architecture(config), embed_dim=latent_channels
