@@ -6,11 +6,7 @@ a file from a stranger gives a session or a ValueError.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +17,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..cells import check_samples
+from ..files import fingerprint, write_beside
 from .record import KEY, observe, with_record
 from .stored_record import pack_record, unpack_record
 
 SUFFIX = ".reedit.safetensors"
 FORMAT = "reedit_session"
 VERSION = 1
-LEFT_OVER_SECONDS = 3600  # after which a file that was begun and never renamed is nobody's any more
 _EXTRA = "latent."  # before the names of the LATENT's other tensors
 # What is no tensor stands in one as JSON, not in the file's header: the frontend reads the graph from the header, and gives
 # up on one that is long.
@@ -48,7 +44,7 @@ def save_session(path: Path, latent: Mapping[str, Any], graph: Mapping[str, str]
             tensors[_EXTRA + key] = value.detach().to("cpu", copy=True).contiguous()
     tensors[_SESSION] = torch.frombuffer(bytearray(json.dumps(session).encode()), dtype=torch.uint8)
     metadata = {**(graph or {}), "format": FORMAT, "version": str(VERSION), "sha256": fingerprint(tensors)}
-    _write_beside(path, save(tensors, metadata))
+    write_beside(path, save(tensors, metadata))
     return [key for key in others if key not in session["latent"] and _EXTRA + key not in tensors]
 
 
@@ -81,15 +77,6 @@ def load_session(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of tensors with their names, types and shapes."""
-    hashed = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        hashed.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return hashed.hexdigest()
-
-
 def _unpack(tensors: dict[str, Tensor]) -> dict[str, Any]:
     session = json.loads(tensors[_SESSION].numpy().tobytes())
     record = unpack_record(tensors, session)
@@ -105,36 +92,3 @@ def _is_plain(value: Any) -> bool:
         return bool(json.loads(json.dumps(value)) == value)
     except (TypeError, ValueError, RecursionError):
         return False
-
-
-def _write_beside(path: Path, data: bytes) -> None:
-    """Write to a new file in the same folder, make sure of it, and give it the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_overs(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _remove_left_overs(path: Path) -> None:
-    """Remove what earlier saves of this file left when they were killed."""
-    for other in path.parent.iterdir():
-        if other.name.startswith(f".{path.name}.") and other.suffix == ".part":
-            try:
-                if time.time() - other.stat().st_mtime > LEFT_OVER_SECONDS:
-                    other.unlink()
-            except OSError:
-                continue  # somebody else was quicker

@@ -12,9 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_sessions import latent_trees, same_bits
-from reedit.models.session import storage
+from reedit.models import files
+from reedit.models.files import fingerprint
 from reedit.models.session.record import KEY, EditRecord, observe, with_record
-from reedit.models.session.storage import SUFFIX, fingerprint, load_session, save_session
+from reedit.models.session.storage import SUFFIX, load_session, save_session
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -225,7 +226,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_beside_it(file, monkeypat
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="no space left"):
         save_session(file, a_session(5))
     assert_same_session(load_session(file)[KEY], latent[KEY]) and [path.name for path in file.parent.iterdir()] == [
@@ -240,7 +241,7 @@ def test_what_killed_saves_left_is_removed_once_it_is_old(file, monkeypatch):
     new.write_bytes(b"")
     assert old.exists()
     now = time.time()
-    monkeypatch.setattr(storage.time, "time", lambda: now + 2 * storage.LEFT_OVER_SECONDS)
+    monkeypatch.setattr(files.time, "time", lambda: now + 2 * files.LEFT_OVER_SECONDS)
     save_session(file, a_session())
     assert not old.exists() and not new.exists()
 

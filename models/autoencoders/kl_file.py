@@ -1,0 +1,74 @@
+"""KL autoencoders in files: reading one, and writing a trained decoder in the layout that its base has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..files import fingerprint, write_beside
+from .kl_layout import ldm_names, to_ldm_layout
+
+_DECODER = ("decoder.", "post_quant_conv.")
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
+class StoredAutoencoder:
+    """The tensors of an autoencoder under the names and in the shapes of its file, a checkpoint's prefix taken off."""
+
+    tensors: Mapping[str, Tensor]
+
+    def in_ldm_layout(self) -> dict[str, Tensor]:
+        return to_ldm_layout(self.tensors)
+
+    def fingerprint(self) -> str:
+        """The sha256 of the tensors in the ldm layout: the same for every file that holds the same numbers."""
+        return fingerprint({name: tensor.contiguous().cpu() for name, tensor in self.in_ldm_layout().items()})
+
+    def with_decoder(self, trained: Mapping[str, Tensor]) -> StoredAutoencoder:
+        """A copy whose decoder has the trained numbers, in the layout and the precision that the base's have.
+
+        trained: every tensor of the decoder and of its quantiser, where the base has one, under its ldm name.
+        """
+        replaced = dict(self.tensors)
+        for name, ldm_name in ldm_names(self.tensors).items():
+            if ldm_name.startswith(_DECODER):
+                base = self.tensors[name]
+                replaced[name] = trained[ldm_name].detach().reshape(base.shape).to(base.dtype).cpu()
+        return StoredAutoencoder(replaced)
+
+    def decoder_only(self) -> StoredAutoencoder:
+        """A copy without the encoder: a third smaller, for one who has the base."""
+        names = ldm_names(self.tensors)
+        return StoredAutoencoder({name: self.tensors[name] for name, ldm in names.items() if ldm.startswith(_DECODER)})
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the file beside and rename it. OSError where it cannot be written: what was there before is there still."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        write_beside(path, save(tensors, {"format": "pt", **metadata}))
+
+
+def read_autoencoder(path: Path) -> StoredAutoencoder:
+    """The autoencoder of a safetensors file, a whole checkpoint too; of that only the autoencoder's tensors are read.
+
+    Raises ValueError that names the file and what is wrong with it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = ldm_names(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} is not a readable safetensors file ({error}). Is the download whole?") from error
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot be used as a VAE: {error}") from error
+    prefixes = ("first_stage_model.", "vae.")
+    return StoredAutoencoder(
+        {
+            next((name.removeprefix(p) for p in prefixes if name.startswith(p)), name): tensor
+            for name, tensor in tensors.items()
+        }
+    )

@@ -1,0 +1,82 @@
+"""The command line of all trainings: `python -m models.training reed --help`, from the pack's folder.
+
+On several GPUs: `accelerate launch -m models.training reed …`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .loop import Progress
+from .reed import REEDSettings
+from .train_reed import train_reed
+
+
+def add_settings(parser: argparse.ArgumentParser, settings: Any) -> None:
+    """One option for each field of a settings class."""
+    for one in fields(settings):
+        option = f"--{one.name.replace('_', '-')}"
+        help = f"{one.metadata['help']} ({one.default})"
+        if isinstance(one.default, bool):
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=one.default, help=help)
+        else:
+            choices = one.metadata["choices"] or None
+            parser.add_argument(option, type=type(one.default), default=one.default, choices=choices, help=help)
+
+
+def describe_row(row: dict[str, Any]) -> str:
+    """A row of the log in one line."""
+    return "  ".join(f"{name} {value:.6g}" for name, value in row.items())
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(
+        prog="python -m models.training", description="Trains decoders for latent editing."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    reed = commands.add_parser("reed", help="a decoder that survives repeated encode-decode (REED-VAE)")
+    reed.add_argument(
+        "--base", type=Path, required=True, help="a KL autoencoder or a checkpoint with one (safetensors)"
+    )
+    reed.add_argument("--pictures", type=Path, required=True, help="a folder of pictures to train on")
+    reed.add_argument("--output", type=Path, required=True, help="the safetensors file to write")
+    reed.add_argument("--run", type=Path, help="the run's own folder (the output's name with .run)")
+    reed.add_argument(
+        "--decoder-only", action="store_true", help="leave the encoder, which is the base's, out of the file"
+    )
+    reed.add_argument("--cpu", action="store_true", help="use no GPU")
+    add_settings(reed, REEDSettings)
+    given = parser.parse_args()
+    settings = REEDSettings(**{one.name: getattr(given, one.name) for one in fields(REEDSettings)})
+
+    with tqdm(total=settings.steps, unit="step") as bar:
+
+        def show(progress: Progress) -> None:
+            bar.update(progress.step - bar.n)
+            if progress.row:
+                bar.write(describe_row(progress.row))
+
+        try:
+            train_reed(
+                given.base,
+                given.pictures,
+                given.output,
+                settings,
+                given.run,
+                decoder_only=given.decoder_only,
+                on_step=show,
+                cpu=given.cpu,
+            )
+        except (ValueError, FloatingPointError, OSError) as error:
+            parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""The loop that every training runs in: AdamW, a moving average, figures, saves, and resuming to the same curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from .pictures import PictureFolder
+from .run_folder import RunFolder, sample_grid
+from .settings import TrainingSettings
+
+
+class Task(Protocol):
+    """What is trained. module(pictures, **arguments(step)) gives scalars by name, "loss" among them."""
+
+    settings: TrainingSettings
+    module: nn.Module
+    parameters: dict[str, nn.Parameter]
+
+    def arguments(self, step: int) -> dict[str, Any]: ...
+
+    def validate(self, step: int, held_out: Tensor) -> tuple[dict[str, float], list[Tensor]]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass
+class Progress:
+    """Where a run is. row: the log's newest, when it was just written. grid: its samples, (3, H, W) in 0..1."""
+
+    step: int
+    steps: int
+    row: dict[str, Any] | None = None
+    grid: Tensor | None = None
+
+
+@dataclass
+class _Sums:
+    """Losses since the last row of the log, summed where they are computed, so that no step waits for a number."""
+
+    steps: int = 0
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        self.steps += 1
+        for name, value in losses.items():
+            self.losses[name] = self.losses.get(name, torch.zeros((), device=value.device)) + value.detach().double()
+
+    def means(self) -> dict[str, float]:
+        return {name: float(value) / self.steps for name, value in self.losses.items()}
+
+
+def train(
+    task: Task,
+    pictures: PictureFolder,
+    run: RunFolder,
+    identity: Mapping[str, Any],
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    cpu: bool = False,
+) -> list[dict[str, Any]]:
+    """Run a task's training to its end, from where the run's folder stands. Returns the log's rows.
+
+    Afterwards, and also when `on_step` raises, the task's parameters hold the averaged weights. identity: what must be the
+    same for a run to go on, such as its base's fingerprint. on_step: called after every step, for a progress bar and to stop
+    by raising; the state is saved then, and the exception goes on. cpu: stay off the accelerators.
+
+    Raises ValueError where the folder holds a run of other settings, and FloatingPointError where the loss is no number.
+    """
+    return _Loop(task, pictures, run, {**identity, **asdict(task.settings)}, on_step, Accelerator(cpu=cpu)).run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        task: Task,
+        pictures: PictureFolder,
+        run: RunFolder,
+        identity: dict[str, Any],
+        on_step: Callable[[Progress], None],
+        accelerator: Accelerator,
+    ) -> None:
+        self.task, self.pictures, self.folder, self.identity = task, pictures, run, identity
+        self.on_step, self.accelerator, self.settings = on_step, accelerator, task.settings
+        optimizer = torch.optim.AdamW(
+            task.parameters.values(), lr=task.settings.learning_rate, betas=(0.9, 0.99), weight_decay=0
+        )
+        self.module, self.optimizer = accelerator.prepare(task.module, optimizer)
+        self.averages = {name: value.detach().clone() for name, value in task.parameters.items()}
+        self.held_out = pictures.held_out_pictures().to(accelerator.device)
+        self.step, self.sums = 0, _Sums()
+        self._resume()
+
+    def run(self) -> list[dict[str, Any]]:
+        try:
+            for batches in self._steps():
+                self._take_step(batches)
+                self.step += 1
+                progress = Progress(self.step, self.settings.steps)
+                if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
+                    self._validate(progress)
+                if self.step % self.settings.save_every == 0 or self.step == self.settings.steps:
+                    self._save()
+                try:
+                    self.on_step(progress)
+                except BaseException:
+                    self._save()
+                    raise
+        finally:
+            self._swap_averages()
+        return self.folder.rows
+
+    # --- one step -----------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> Iterator[list[Tensor]]:
+        """The batches of each step, from the present one on, that fall to this process."""
+        settings, processes = self.settings, self.accelerator.num_processes
+        share = settings.batch * processes * settings.accumulation
+
+        def numbers() -> Iterator[range]:
+            for step in range(self.step, settings.steps):
+                for part in range(settings.accumulation):
+                    first = step * share + (part * processes + self.accelerator.process_index) * settings.batch
+                    yield range(first, first + settings.batch)
+
+        batches = self.pictures.batches(numbers())
+        for _ in range(self.step, settings.steps):
+            yield [next(batches) for _ in range(settings.accumulation)]
+
+    def _take_step(self, batches: list[Tensor]) -> None:
+        settings = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(self.step, settings.warm_up, settings.steps)
+        arguments = self.task.arguments(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, batch in enumerate(batches, 1):
+            together = nullcontext() if number == len(batches) else self.accelerator.no_sync(self.module)
+            with together, self._precision():
+                losses = self.module(batch.to(self.accelerator.device), **arguments)
+                self.accelerator.backward(losses["loss"] / len(batches))
+            self.sums.add({name: value.detach() / len(batches) for name, value in losses.items()})
+        self.sums.steps -= len(batches) - 1
+        if settings.clip:
+            self.accelerator.clip_grad_norm_(self.task.parameters.values(), settings.clip)
+        self.optimizer.step()
+        # The average forgets its start: its decay grows to the one that is set.
+        decay = min(settings.average_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.averages.values()), list(self.task.parameters.values()), 1 - decay)
+
+    def _precision(self) -> Any:
+        if self.settings.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.accelerator.device.type, getattr(torch, self.settings.precision))
+
+    # --- figures ------------------------------------------------------------------------------------------------------
+
+    def _validate(self, progress: Progress) -> None:
+        means = self.sums.means()
+        if not all(map(math.isfinite, means.values())):
+            raise FloatingPointError(
+                f"The loss is no number any more at step {self.step}. Lower learning_rate in a new folder."
+            )
+        with self._averaged(), self._precision():
+            figures, shown = self.task.validate(self.step, self.held_out)
+        agreed = [self.task.state(), figures]
+        broadcast_object_list(agreed)  # processes may round differently, and must go on alike
+        self.task.load_state(agreed[0])
+        rate = self.settings.learning_rate * learning_rate_factor(self.step, self.settings.warm_up, self.settings.steps)
+        progress.row = {"step": self.step, **means, "learning_rate": rate, **agreed[1]}
+        progress.grid = sample_grid(shown)
+        self.sums = _Sums()
+        if self.accelerator.is_main_process:
+            self.folder.write_row(progress.row)
+            self.folder.write_samples(self.step, progress.grid)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The parameters are the averaged ones inside."""
+        self._swap_averages()
+        try:
+            yield
+        finally:
+            self._swap_averages()
+
+    def _swap_averages(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self.task.parameters.items():
+                kept = parameter.detach().clone()
+                parameter.copy_(self.averages[name])
+                self.averages[name].copy_(kept)
+
+    # --- saving and resuming ------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.task.parameters.items():
+            tensors |= {f"parameter.{name}": parameter, f"average.{name}": self.averages[name]}
+            tensors |= {f"{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
+        tensors |= {f"sum.{name}": value for name, value in self.sums.losses.items()}
+        progress = {
+            "step": self.step,
+            "summed_steps": self.sums.steps,
+            "identity": self.identity,
+            "task": self.task.state(),
+        }
+        self.folder.save_state(tensors, progress)
+
+    def _resume(self) -> None:
+        saved = self.folder.load_state()
+        if saved is None:
+            return
+        tensors, progress = saved
+        self._check_identity(progress["identity"])
+        device = self.accelerator.device
+        with torch.no_grad():
+            for name, parameter in self.task.parameters.items():
+                parameter.copy_(tensors[f"parameter.{name}"])
+                self.averages[name].copy_(tensors[f"average.{name}"])
+                moments = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(device) for key, value in moments.items()
+                }
+        sums = {
+            name.removeprefix("sum."): value.to(device) for name, value in tensors.items() if name.startswith("sum.")
+        }
+        self.step, self.sums = progress["step"], _Sums(progress["summed_steps"], sums)
+        self.task.load_state(progress["task"])
+
+    def _check_identity(self, saved: Mapping[str, Any]) -> None:
+        for name, value in self.identity.items():
+            if saved.get(name) != value:
+                raise ValueError(
+                    f"{self.folder.folder} holds a run with another {name} ({saved.get(name)}, and now {value}). "
+                    "Give that again to go on with it, or name another folder to start a new run."
+                )
+
+
+def learning_rate_factor(step: int, warm_up: int, steps: int) -> float:
+    """The share of the learning rate at a step: it rises linearly over `warm_up` steps and falls linearly to 0 at the end."""
+    return min(1.0, (step + 1) / (warm_up + 1)) * max(0.0, 1 - step / steps)
