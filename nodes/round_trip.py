@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
 from ..models.files import write_beside
-from ..models.metrics.round_trip import RoundTrip, round_trip
+from ..models.metrics.round_trip import Pass, RoundTrip, round_trip
 from ..models.metrics.round_trip_plot import plot_round_trips, round_trip_sheet
 from ..models.metrics.round_trip_text import as_data, describe_round_trips
 from ..models.metrics.timeline_thumbnail import to_image
@@ -175,17 +175,17 @@ def run(trips: Sequence[RoundTrip], vaes: Sequence[Any], passes: int, eight_bit:
         # The bar looks for an interrupt only as often as it is drawn.
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def of(trip: RoundTrip, vae: Any) -> Any:
-        return round_trip(
-            lambda picture: vae.encode(picture.movedim(1, -1)),
-            lambda latent: decode_pictures(vae, latent)[..., :3].movedim(-1, 1),
-            trip.originals,
-            passes,
-            eight_bit,
-            after_each=after_each,
-            name=trip.name,
-        )
+    def passes_of(trip: RoundTrip, vae: Any) -> Iterator[Pass]:
+        def encode(picture: Tensor) -> Tensor:
+            return vae.encode(picture.movedim(1, -1))
 
-    for done in zip(*map(of, trips, vaes), strict=True):
+        def decode(latent: Tensor) -> Tensor:
+            picture = decode_pictures(vae, latent)[..., :3]
+            # A picture from a file lies otherwise in memory than a decoded one, and convolutions round accordingly.
+            return (picture.contiguous() if eight_bit else picture).movedim(-1, 1)
+
+        return round_trip(encode, decode, trip.originals, passes, eight_bit, after_each=after_each, name=trip.name)
+
+    for done in zip(*map(passes_of, trips, vaes), strict=True):
         for trip, one in zip(trips, done, strict=True):
             trip.add(one)
