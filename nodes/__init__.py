@@ -10,6 +10,7 @@ from .inversion import ReEditInversionReport, ReEditInversionSampler, ReEditInve
 from .merge_pixels import ReEditMergePixels
 from .printed_update import ReEditPrintedUpdate
 from .prompt_words import ReEditPromptWords
+from .round_trip import ReEditRoundTripTest
 from .session import ReEditCheckout, ReEditCommit
 from .session_files import ReEditLoadSession, ReEditSaveSession
 from .stochastic_sampler import ReEditStochasticSampler
@@ -40,4 +41,5 @@ NODES = (
     ReEditLoadSession,
     ReEditTimeline,
     ReEditDriftMeter,
+    ReEditRoundTripTest,
 )
