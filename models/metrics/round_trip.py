@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.chain import Network, run_chain
-from .similarity import SimilarityMaps, colour_shift
+from .similarity import SimilarityMaps
 from .spectrum import SpectrumCurve, fine_detail, radial_power
 
 PASSES_TO_SHOW = (1, 5, 15, 25, 50, 100, 200)  # REED-VAE shows 1, 5, 15 and 25
@@ -129,23 +129,19 @@ def _check(picture: Tensor, original: Tensor, where: str) -> None:
 
 def measure_picture(picture: Tensor, original: Tensor, before: Tensor) -> Figures:
     """The figures of a picture, which was `before` one pass ago. All are (H, W, 3) in 0..1."""
-    after, reference = picture[None].float(), original[None].to(picture.device).float()
-    mse = _mean_square(after - reference)
-    shift = colour_shift(after, reference, torch.ones(after.shape[:3], dtype=torch.bool, device=after.device))
-    assert shift is not None  # every pixel is marked
+    reference, previous = original.to(picture.device), before.to(picture.device)
+    difference = picture.double() - reference.double()
+    mse = float(difference.square().mean())
+    red, green, blue = (255 * difference.mean((0, 1))).tolist()
     return Figures(
         mse=mse,
         psnr=_as_psnr(mse),
-        ssim=SimilarityMaps(after, reference).ssim(),
-        step_psnr=_as_psnr(_mean_square(after - before[None].to(picture.device).float())),
-        fine_detail=fine_detail(after),
-        contrast=float(255 * after.double().std(correction=0)),
-        colour_shift=shift,
+        ssim=SimilarityMaps(picture[None], reference[None]).ssim(),
+        step_psnr=_as_psnr(float((picture.double() - previous.double()).square().mean())),
+        fine_detail=fine_detail(picture[None]),
+        contrast=float(255 * picture.double().std(correction=0)),
+        colour_shift=(red, green, blue),
     )
-
-
-def _mean_square(difference: Tensor) -> float:
-    return float(difference.double().square().mean())
 
 
 def _as_psnr(mse: float) -> float:
