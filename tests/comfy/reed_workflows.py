@@ -1,0 +1,63 @@
+"""Graphs around REED-VAE: is its decoder worth using, on your own pictures?"""
+
+from __future__ import annotations
+
+from chain_builder import PICTURE
+from session_workflows import Described
+from workflow_writer import Link, WorkflowWriter
+
+REED_ROUND_TRIP_NOTE = """## Which VAE survives many edits?
+
+*ReEdit Round-Trip Test* encodes and decodes your picture 25 times with each of two VAEs, and draws what is left of it: the
+VAE that you use now, and the same with a decoder that was trained as REED-VAE.
+
+- Put your own picture into *the picture to test*, choose your VAE, and the REED decoder that was trained for it.
+- *train_reed*, the next template, trains one. Without one, choose any other VAE there: the two need nothing in common.
+- Judge by the pass that you expect to need, in the summary and on the sheet. On the first pass a REED decoder may be a little
+  behind.
+"""
+
+
+def reed_round_trip(models: dict[str, str], described: Described = None) -> WorkflowWriter:
+    """Twenty-five round trips of one picture with a VAE, and with its REED decoder beside it.
+
+    models: the files of "vae", and of "reed", a decoder or a whole VAE.
+    """
+    writer = WorkflowWriter()
+    add = writer.add
+    properties = {name: {"models": [entry]} for name, entry in (described or {}).items() if "url" in entry}
+
+    writer.group("the picture, and two VAEs", (-1000, -70, 460, 900), "#888")
+    base = add(
+        "ReEditLoadREEDVAE",
+        (-980, 0),
+        (420, 90),
+        "the VAE that you use now",
+        properties.get("vae"),
+        vae_name=models["vae"],
+    ).out()
+    reed = add(
+        "ReEditLoadREEDVAE",
+        (-980, 150),
+        (420, 90),
+        "with its REED decoder",
+        properties.get("reed"),
+        vae_name=models["reed"],
+        base_vae=base,
+    ).out()
+    picture = add("LoadImage", (-980, 300), (420, 480), "the picture to test", image=PICTURE).out()
+
+    writer.group("the test", (-520, -70, 620, 900), "#3f789e")
+    inputs = {"images": picture, "vae": base, "other_vae": reed, "passes": 25, "eight_bit": True}
+    test = add("ReEditRoundTripTest", (-500, 0), (580, 800), "", **inputs)
+    _results(writer, test.out(0), test.out(1), test.out(3))
+    return writer
+
+
+def _results(writer: WorkflowWriter, plot: Link, sheet: Link, summary: Link) -> None:
+    writer.group("what came of it", (120, -70, 1420, 900), "#a55")
+    for index, (title, pictures) in enumerate((("the curves", plot), ("the contact sheet", sheet))):
+        prefix = f"reedit/round_trip_{title.replace(' ', '_')}"
+        position = (140 + index * 700, 0)
+        writer.add("SaveImage", position, (680, 600), title, images=pictures, filename_prefix=prefix)
+    writer.add("PreviewAny", (140, 640), (1380, 160), "in words", source=summary)
