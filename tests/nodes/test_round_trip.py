@@ -17,6 +17,8 @@ from comfy.model_management import InterruptProcessingException
 from comfy.taesd.taehv import TAEHV
 from PIL import Image
 from random_families import SD15_VAE, random_vae
+from reedit.models.autoencoders.kl_network import KLNetwork
+from reedit.models.metrics.round_trip import round_trip
 from reedit.nodes.round_trip import ReEditRoundTripTest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -118,6 +120,16 @@ def test_each_picture_of_a_batch_is_measured_by_itself(tiny_vae, scenes):
         assert together[number]["pictures"] == [passes[number]["mean"] for passes in alone]
         mean = sum(passes[number]["mean"]["mse"] for passes in alone) / 3
         assert together[number]["mean"]["mse"] == pytest.approx(mean)
+
+
+def test_training_measures_the_same(tiny_vae, scenes):
+    """Through diffusers' network with the same weights; it computes in another order."""
+    network = KLNetwork({name: tensor.clone() for name, tensor in tiny_vae.get_sd().items()})
+    alone = list(round_trip(network.encode, network.decode, scenes[:2], 3, at_once=2))
+    told = passes_of(outputs_of(scenes[:2], tiny_vae, passes=3, eight_bit=False))
+    for one, other in zip(alone, told, strict=True):
+        assert one.mean.psnr == pytest.approx(other["mean"]["psnr"], abs=1e-3)
+        assert one.mean.fine_detail == pytest.approx(other["mean"]["fine_detail"], rel=1e-3)
 
 
 def test_an_alpha_channel_is_left_out(tiny_vae, scenes):
