@@ -25,7 +25,10 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_beside(path: Path, data: bytes) -> None:
-    """Write to a new file in the same folder, make sure of it, and give it the name. OSError leaves the old one there."""
+    """Write to a new file in the same folder, make sure of it, and give it the name.
+
+    Raises OSError that names `path` where that cannot be done, as on a full disk; the old file is there still.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_overs(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
@@ -35,8 +38,10 @@ def write_beside(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a write that fails does not say of what
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened
         folder = os.open(path.parent, os.O_RDONLY)

@@ -56,6 +56,8 @@ class PictureFolder:
         """The shorter side of a picture, in pixels, or why it cannot be read."""
         try:
             with Image.open(path) as image:
+                if image.mode in ("I", "F"):  # 32 bits: black and white may be any two numbers
+                    return "holds numbers of no known range"
                 return min(image.size)
         except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
             return f"cannot be read ({error})"
@@ -85,7 +87,7 @@ class PictureFolder:
                 image.draft(
                     "RGB", (2 * self.crop, 2 * self.crop)
                 )  # a JPEG is read at a fraction of its size where that will do
-                picture = ImageOps.exif_transpose(image).convert("RGB")
+                picture = _as_rgb(ImageOps.exif_transpose(image))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             name = path.relative_to(self.folder).as_posix()
             if name not in self.skipped:
@@ -134,6 +136,12 @@ class PictureFolder:
                 waiting = reading
             if waiting is not None:
                 yield torch.stack([sample.result() for sample in waiting])
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255 instead of scaling it
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:

@@ -50,10 +50,16 @@ class RunFolder:
             raise ValueError(
                 f"{self.state_file} is damaged ({error}). Remove the folder to start again, or name another one."
             ) from error
-        if self.log_file.exists():
-            rows = [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
-            self.rows = [row for row in rows if row["step"] <= step]  # what came after the save is done again
+        self.rows = [row for row in self._read_log() if row["step"] <= step]  # what came after the save is done again
         return tensors, progress
+
+    def _read_log(self) -> list[dict[str, Any]]:
+        if not self.log_file.exists():
+            return []
+        try:
+            return [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise ValueError(f"{self.log_file} is damaged ({error}). Remove it to go on without its rows.") from error
 
     def write_row(self, row: dict[str, Any]) -> None:
         """Add a row to the log."""
