@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def describe_row(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main_process = int(os.environ.get("RANK", 0)) == 0  # one of several GPUs' processes speaks for all
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
     parser = argparse.ArgumentParser(
         prog="python -m models.training", description="Trains decoders for latent editing."
     )
@@ -56,14 +58,14 @@ def main() -> None:
     given = parser.parse_args()
     settings = REEDSettings(**{one.name: getattr(given, one.name) for one in fields(REEDSettings)})
 
-    with tqdm(total=settings.steps, unit="step") as bar:
+    def run() -> None:
+        with tqdm(total=settings.steps, unit="step", disable=not main_process) as bar:
 
-        def show(progress: Progress) -> None:
-            bar.update(progress.step - bar.n)
-            if progress.row:
-                bar.write(describe_row(progress.row))
+            def show(progress: Progress) -> None:
+                bar.update(progress.step - bar.n)
+                if progress.row and main_process:
+                    bar.write(describe_row(progress.row))
 
-        try:
             train_reed(
                 given.base,
                 given.pictures,
@@ -74,8 +76,11 @@ def main() -> None:
                 on_step=show,
                 cpu=given.cpu,
             )
-        except (ValueError, FloatingPointError, OSError) as error:
-            parser.exit(1, f"{error}\n")
+
+    try:
+        run()
+    except (ValueError, FloatingPointError, OSError) as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,9 @@ def train(
 
     Raises ValueError where the folder holds a run of other settings, and FloatingPointError where the loss is no number.
     """
-    return _Loop(task, pictures, run, {**identity, **asdict(task.settings)}, on_step, Accelerator(cpu=cpu)).run()
+    accelerator = Accelerator(cpu=cpu)
+    shared = {**identity, "processes": accelerator.num_processes, **asdict(task.settings)}
+    return _Loop(task, pictures, run, shared, on_step, accelerator).run()
 
 
 class _Loop:
@@ -147,7 +149,8 @@ class _Loop:
             with together, self._precision():
                 losses = self.module(batch.to(self.accelerator.device), **arguments)
                 self.accelerator.backward(losses["loss"] / len(batches))
-            self.sums.add({name: value.detach() / len(batches) for name, value in losses.items()})
+            shares = {name: value.detach() / len(batches) for name, value in losses.items()}
+            self.sums.add(self.accelerator.reduce(shares, "mean"))  # the log is of all processes' pictures
         self.sums.steps -= len(batches) - 1
         if settings.clip:
             self.accelerator.clip_grad_norm_(self.task.parameters.values(), settings.clip)
@@ -165,11 +168,7 @@ class _Loop:
     # --- figures ------------------------------------------------------------------------------------------------------
 
     def _validate(self, progress: Progress) -> None:
-        means = self.sums.means()
-        if not all(map(math.isfinite, means.values())):
-            raise FloatingPointError(
-                f"The loss is no number any more at step {self.step}. Lower learning_rate in a new folder."
-            )
+        means = self._finite_means()
         with self._averaged(), self._precision():
             figures, shown = self.task.validate(self.step, self.held_out)
         agreed = [self.task.state(), figures]
@@ -182,6 +181,18 @@ class _Loop:
         if self.accelerator.is_main_process:
             self.folder.write_row(progress.row)
             self.folder.write_samples(self.step, progress.grid)
+        else:
+            self.folder.rows.append(progress.row)
+
+    def _finite_means(self) -> dict[str, float]:
+        """The losses' means since the last row. FloatingPointError where one, or a weight, is no number any more."""
+        means = self.sums.means()
+        weights = torch.stack([parameter.detach().sum() for parameter in self.task.parameters.values()])
+        if not all(map(math.isfinite, means.values())) or not bool(weights.isfinite().all()):
+            raise FloatingPointError(
+                f"The loss is no number any more at step {self.step}. Lower learning_rate in a new folder."
+            )
+        return means
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -202,6 +213,7 @@ class _Loop:
     # --- saving and resuming ------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        self._finite_means()  # what is no number any more does not take the last save's place
         if not self.accelerator.is_main_process:
             return
         tensors: dict[str, Tensor] = {}
@@ -240,9 +252,9 @@ class _Loop:
 
     def _check_identity(self, saved: Mapping[str, Any]) -> None:
         for name, value in self.identity.items():
-            if saved.get(name) != value:
+            if saved.get(name, value) != value:  # a setting that was not there yet had its default
                 raise ValueError(
-                    f"{self.folder.folder} holds a run with another {name} ({saved.get(name)}, and now {value}). "
+                    f"{self.folder.folder} holds a run with another {name} ({saved[name]}, and now {value}). "
                     "Give that again to go on with it, or name another folder to start a new run."
                 )
 
