@@ -1,4 +1,4 @@
-"""The round-trip test in a running host, and its cancel button."""
+"""The round-trip test in a running host: its template's graph, and the cancel button."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import requests
 import websocket
 from chain_builder import DEMO_MODELS, PICTURE
 from edit_chain import truth
+from reed_workflows import reed_round_trip
 from workflow_writer import WorkflowWriter
 
 
@@ -48,3 +49,16 @@ def test_cancelling_keeps_the_passes_that_are_done(server):
     report = json.loads(shown["text"][0])
     assert report["vaes"][0]["passes"] == vae["passes"][:2] and len(shown["images"]) == 2
     assert demo.open_picture(server.output_file(shown["images"][0])).shape[1] == 1300
+
+
+def test_the_graph_of_the_template_shows_both_vaes(server):
+    """A VAE beside itself is alike, and the sheet's two rows are the same but for the names above them."""
+    demo.save_picture(truth(None), server.folder("input") / PICTURE)
+    graph = reed_round_trip({"vae": DEMO_MODELS["vae"], "reed": DEMO_MODELS["vae"]})
+    outputs = server.run(graph.as_queued())
+    shown = {node.title: outputs[str(node.number)] for node in graph.nodes if str(node.number) in outputs}
+    assert shown["in words"]["text"][0].endswith("After pass 25 both are alike.")
+    sheet = demo.open_picture(server.output_file(shown["the contact sheet"]["images"][0]))
+    one, other = (sheet[bottom - 8 - 256 : bottom - 8] for bottom in (len(sheet) // 2 + 4, len(sheet)))
+    assert (one == other).all() and one.std() > 0.1
+    assert demo.open_picture(server.output_file(shown["the curves"]["images"][0])).shape == (1100, 1300, 3)
