@@ -1,0 +1,99 @@
+"""The arms of REED-VAE's ablation: the decoders that are compared, and what the training of each cost, from its log."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import _host
+import torch
+from reedit.models.autoencoders.kl_file import read_autoencoder
+from reedit.models.autoencoders.kl_network import KLNetwork
+from reedit.models.training.reed import REEDSettings, REEDTask
+from reedit.nodes.autoencoders import load_kl_vae, read_vae_file
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+BASE = "untouched base"
+VANILLA, ITERATIVE, FIRST_STEP, FULL = "vanilla", "iterative", "+ first-step loss", "+ dynamic incrementation"
+BASE_FILE = _host.WEIGHTS / "tiny_sd_autoencoder.safetensors"
+# Of each arm: its decoder and its log, in the folder of weights.
+FILES = {
+    VANILLA: ("ablation/vanilla.safetensors", "ablation/vanilla.jsonl"),
+    ITERATIVE: ("ablation/iterative.safetensors", "ablation/iterative.jsonl"),
+    FIRST_STEP: ("ablation/first_step_loss.safetensors", "ablation/first_step_loss.jsonl"),
+    FULL: ("tiny_sd_reed_decoder.safetensors", "reed_decoder.jsonl"),
+}
+ARMS = (BASE, *FILES)
+
+
+def decoder_file(arm: str, weights: Path) -> Path:
+    """The file with an arm's decoder; the base's is whole."""
+    return BASE_FILE if arm == BASE else weights / FILES[arm][0]
+
+
+@cache
+def autoencoder(arm: str, weights: Path) -> Any:
+    """An arm's VAE: its decoder over the base, as the loader node does it."""
+    base = load_kl_vae(BASE_FILE)
+    return base if arm == BASE else load_kl_vae(decoder_file(arm, weights), base)
+
+
+def about(arm: str, weights: Path) -> dict[str, Any]:
+    """What the training wrote into an arm's file: its settings, its last figures, the perceptual distance, the base."""
+    return json.loads(read_vae_file(decoder_file(arm, weights))[1]["reedit"])
+
+
+def training_cost(arm: str, weights: Path) -> dict[str, Any]:
+    """What an arm's training steps took: pictures through the networks, forward and back, and floating-point operations.
+
+    A row of the log holds for the steps since the row before. What the figures of the log cost is left out.
+    """
+    settings = REEDSettings(**about(arm, weights)["settings"])
+    rows = [json.loads(line) for line in (weights / FILES[arm][1]).read_text(encoding="utf-8").splitlines()]
+    steps_with: Counter[int] = Counter()
+    for before, row in zip([{"step": 0}, *rows], rows, strict=False):
+        steps_with[int(row["k"])] += row["step"] - before["step"]
+    total: Counter[str] = Counter()
+    for passes, steps in steps_with.items():
+        for name, count in step_cost(settings, passes).items():
+            total[name] += count * steps * settings.batch * settings.accumulation
+    return {
+        "steps": sum(steps_with.values()),
+        "batch": settings.batch * settings.accumulation,
+        "steps by the chain's length": {str(passes): steps for passes, steps in sorted(steps_with.items())},
+        **total,
+    }
+
+
+@cache
+def step_cost(settings: REEDSettings, passes: int) -> dict[str, int]:
+    """Of one picture in one step, counted while the real loss runs."""
+    task = REEDTask(KLNetwork(read_autoencoder(BASE_FILE).in_ldm_layout()), settings)
+    counts: dict[str, int] = {}
+
+    def counted(name: str, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        forward, backward = f"pictures through the {name}", f"gradients back through the {name}"
+        counts.update({forward: 0, backward: 0})
+
+        def count(what: str) -> None:
+            counts[what] += 1
+
+        def call(value: Tensor) -> Tensor:
+            count(forward)
+            output = network(value)
+            if output.requires_grad:
+                output.register_hook(lambda gradient: count(backward))
+            return output
+
+        return call
+
+    network: Any = task.network
+    network.encode, network.decode = counted("encoder", network.encode), counted("decoder", network.decode)
+    with torch.enable_grad(), torch.inference_mode(False), FlopCounterMode(display=False) as counter:
+        task.module(torch.full((1, 3, settings.crop, settings.crop), 0.5), passes, False)["loss"].backward()
+    return {**counts, "floating-point operations": counter.get_total_flops()}

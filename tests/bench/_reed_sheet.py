@@ -1,0 +1,74 @@
+"""The REED benchmark as pictures: curves over the passes of each arm, and a contact sheet."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import torch
+from _reed_arms import ARMS
+from _reed_chain import Case, Result, shown_passes
+from _reed_figures import finite_mean
+from _reed_pictures import pictures_of
+from _report import FOLDER
+from matplotlib.figure import Figure
+from reedit.models.files import write_beside
+from reedit.models.metrics.panels import as_picture, draw_line, name_panel
+from reedit.models.metrics.round_trip import measure_originals
+from reedit.models.metrics.timeline import contact_strip
+from reedit.models.metrics.timeline_thumbnail import to_image
+from torch import Tensor
+
+# Okabe and Ito's palette, which colour-blind people can tell apart.
+COLOURS = dict(zip(ARMS, ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00"), strict=True))
+PANELS = {
+    "psnr": ("PSNR, against the original", "dB"),
+    "ssim": ("SSIM, against the original", "1 is identical"),
+    "step_psnr": ("PSNR, against the pass before", "dB: rises as it settles"),
+    "fine_detail": ("Energy above half Nyquist", "grey levels²"),
+}
+ROWS_SHOWN = 3  # pictures on a sheet
+
+
+def write(name: str, picture: Tensor) -> None:
+    png = BytesIO()
+    to_image(picture).save(png, "PNG")
+    write_beside(FOLDER / f"{name}.png", png.getvalue())
+
+
+def draw_curves(name: str, title: str, results: dict[Case, Result], seed: int) -> None:
+    """The mean of the pictures over the passes. results: of the arms, on the same pictures."""
+    figure = Figure(figsize=(13, 8), dpi=100, layout="constrained")
+    panels = figure.subplots(2, 2).flatten()
+    for axes, (measure, (heading, unit)) in zip(panels, PANELS.items(), strict=True):
+        for case, result in results.items():
+            values = {number: finite_mean(column) for number, column in enumerate(result[measure].T, 1)}
+            draw_line(axes, values, case.arm, color=COLOURS[case.arm], linewidth=2)
+        axes.set_xlabel("pass", fontsize=9)
+        name_panel(axes, heading, unit, 1)
+        axes.get_legend().remove()
+    case, result = next(iter(results.items()))
+    original = measure_originals(pictures_of(case.kind, len(result["psnr"]), seed)).fine_detail
+    panels[3].axhline(original, color="black", linestyle="--", linewidth=1.2, label="original")
+    panels[3].set_ylim(bottom=0)
+    handles, labels = panels[3].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14)
+    write(name, as_picture(figure))
+
+
+def draw_sheet(name: str, results: dict[Case, Result], seed: int, enlarged: int) -> None:
+    """For each of some pictures a row for each arm: the original, and what it was after the passes shown."""
+    first, result = next(iter(results.items()))
+    passes = shown_passes(result["psnr"].shape[1])
+    count = min(ROWS_SHOWN, len(result["psnr"]))
+    originals = pictures_of(first.kind, count, seed)
+    shown, labels = [], []
+    for index in range(count):
+        for case, result in results.items():
+            shown.append(originals[index])
+            labels.append("original")
+            for place, number in enumerate(passes):
+                shown.append(result["pictures"][index, place].float() / 255)
+                labels.append(f"{case.arm}, pass {number}: {float(result['psnr'][index, number - 1]):.1f} dB")
+    shown = [picture.repeat_interleave(enlarged, 0).repeat_interleave(enlarged, 1) for picture in shown]
+    write(name, contact_strip(shown, labels, 1 + len(passes)))
