@@ -23,6 +23,7 @@ from ..models.autoencoders.kl_layout import (
     with_quantisers,
 )
 from ..models.session.record import EditRecord, observe, with_record
+from .tiled_vae import TILE_TOOLTIP, decode_picture, encode_picture
 from .vae_checks import check_latent_fits, check_picture, encoder_of, pixels_per_cell
 
 WEIGHT_FILES = (".safetensors", ".sft")  # nothing is ever unpickled
@@ -231,6 +232,10 @@ def fit_to_cells(pixels: Tensor, ratio: int, fit: str) -> Tensor:
     )
 
 
+def _tile_size_input() -> io.Int.Input:
+    return io.Int.Input("tile_size", default=0, min=0, max=8192, step=64, optional=True, tooltip=TILE_TOOLTIP)
+
+
 class ReEditEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -250,14 +255,15 @@ class ReEditEncode(io.ComfyNode):
                     tooltip="What to do with a picture whose sides are no multiples of the VAE's ratio: "
                     "stop, crop it around its centre, or repeat its right and bottom edge.",
                 ),
+                _tile_size_input(),
             ],
             outputs=[io.Latent.Output(tooltip="The latent, with the session's record in it.")],
         )
 
     @classmethod
-    def execute(cls, pixels: Tensor, vae: Any, fit: str = "refuse") -> io.NodeOutput:
+    def execute(cls, pixels: Tensor, vae: Any, fit: str = "refuse", tile_size: int = 0) -> io.NodeOutput:
         picture = fit_to_cells(check_picture(pixels), pixels_per_cell(vae), fit)
-        samples = vae.encode(picture)
+        samples = encode_picture(vae, picture, tile_size)
         encoded_pixels = picture.shape[0] * picture.shape[1] * picture.shape[2]
         return io.NodeOutput(with_record({}, EditRecord(samples, source_encoded_pixels=encoded_pixels)))
 
@@ -275,6 +281,7 @@ class ReEditDecode(io.ComfyNode):
             inputs=[
                 io.Latent.Input("samples", tooltip="The latent to look at."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the latent."),
+                _tile_size_input(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The picture."),
@@ -283,13 +290,13 @@ class ReEditDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples: dict[str, Any], vae: Any) -> io.NodeOutput:
+    def execute(cls, samples: dict[str, Any], vae: Any, tile_size: int = 0) -> io.NodeOutput:
         check_latent_fits(samples["samples"], vae)
         record = observe(samples)
-        return io.NodeOutput(decode_pictures(vae, samples["samples"]), with_record(samples, record))
+        return io.NodeOutput(decode_pictures(vae, samples["samples"], tile_size), with_record(samples, record))
 
 
-def decode_pictures(vae: Any, samples: Tensor) -> Tensor:
-    """A latent as (B, H, W, 3) in 0..1; a video's frames become pictures of the batch."""
-    pictures = vae.decode(samples)
+def decode_pictures(vae: Any, samples: Tensor, tile_size: int = 0) -> Tensor:
+    """A latent as (B, H, W, 3) in 0..1; a video's frames become pictures of the batch. tile_size: see `decode_picture`."""
+    pictures = decode_picture(vae, samples, tile_size)
     return pictures.flatten(0, 1) if pictures.ndim == 5 else pictures
