@@ -15,6 +15,7 @@ from .session import ReEditCheckout, ReEditCommit
 from .session_files import ReEditLoadSession, ReEditSaveSession
 from .stochastic_sampler import ReEditStochasticSampler
 from .timeline import ReEditTimeline
+from .training import ReEditTrainREED
 
 NODES = (
     ReEditLoadREEDVAE,
@@ -42,4 +43,5 @@ NODES = (
     ReEditTimeline,
     ReEditDriftMeter,
     ReEditRoundTripTest,
+    ReEditTrainREED,
 )

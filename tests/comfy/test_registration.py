@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,12 @@ def test_inputs_are_the_arguments_of_execute(node):
     schema = node.define_schema()
     assert schema.node_id == node.__name__
     parameters = list(inspect.signature(node.execute).parameters.values())
-    assert sorted(item.id for item in schema.inputs) == sorted(parameter.name for parameter in parameters)
+    names = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
     optional = {parameter.name for parameter in parameters if parameter.default is not inspect.Parameter.empty}
+    if len(names) < len(parameters):  # what it takes besides is the fields of its settings
+        names |= {field.name for field in fields(node.settings)}
+        optional |= {field.name for field in fields(node.settings) if field.default is not MISSING}
+    assert sorted(item.id for item in schema.inputs) == sorted(names)
     assert {item.id for item in schema.inputs if item.optional} <= optional
 
 
