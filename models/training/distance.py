@@ -12,16 +12,19 @@ from ..metrics.perceptual import load_perceptual_distance
 class PictureDistance(nn.Module):
     """squared · MSE + absolute · L1 + perceptual · (LPIPS, or 1 - MS-SSIM where LPIPS's weights are not on this machine).
 
-    `perceptual_name` says which it is, and `note` what would have to be there for LPIPS. Computed in float32.
+    `perceptual_name` says which it is, and `note` what would have to be there for LPIPS. Computed in float32. side: that of
+    the pictures, in pixels; LPIPS takes none that are too small.
     """
 
-    def __init__(self, squared: float, absolute: float, perceptual: float) -> None:
+    def __init__(self, squared: float, absolute: float, perceptual: float, side: int) -> None:
         super().__init__()
         self.squared, self.absolute, self.perceptual = squared, absolute, perceptual
         self.perceptual_name, self.note = "none", ""
         self.network: nn.Module | None = None
         if perceptual:
             lpips = load_perceptual_distance()
+            if not isinstance(lpips, str) and side < lpips.least_side:
+                lpips = f"LPIPS needs pictures of {lpips.least_side} pixels or more on a side."
             if isinstance(lpips, str):
                 self.perceptual_name, self.note = "MS-SSIM", lpips
                 self.network = MS_SSIMLoss(alpha=1.0, compensation=1.0)

@@ -66,7 +66,7 @@ class REEDLoss(nn.Module):
     def __init__(self, network: KLNetwork, settings: REEDSettings) -> None:
         super().__init__()
         self.network, self.settings = network, settings
-        self.distance = PictureDistance(settings.squared, settings.absolute, settings.perceptual)
+        self.distance = PictureDistance(settings.squared, settings.absolute, settings.perceptual, settings.crop)
 
     def forward(self, original: Tensor, passes: int, eight_bit: bool) -> dict[str, Tensor]:
         """Scalars by name, "loss" among them. original: (B, 3, H, W) in 0..1, sides multiples of the autoencoder's ratio."""
