@@ -46,7 +46,9 @@ class REEDSettings(TrainingSettings):
     perceptual: float = setting(0.1, "Weight of LPIPS, or of MS-SSIM where its weights are not there.", 0)
     eight_bit: float = setting(0.5, "Share of the steps whose chain rounds pictures to 8 bits between passes.", 0, 1)
     gradient_passes: int = setting(2, "Passes at the chain's end through which the gradient goes back.", 1)
-    checkpointing: bool = setting(False, "Keep less of these passes in memory and compute it twice.")
+    checkpointing: bool = setting(
+        False, "Keep little of these passes in memory and compute it anew: 512 px then fit a card of 24 GB."
+    )
 
     def check(self) -> None:
         super().check()
@@ -66,6 +68,9 @@ class REEDLoss(nn.Module):
     def __init__(self, network: KLNetwork, settings: REEDSettings) -> None:
         super().__init__()
         self.network, self.settings = network, settings
+        if settings.checkpointing:
+            # Within a network that is computed anew (`_remember`), block by block: with whole networks alone, 2.5 times the memory.
+            network.autoencoder.enable_gradient_checkpointing()
         self.distance = PictureDistance(settings.squared, settings.absolute, settings.perceptual, settings.crop)
 
     def forward(self, original: Tensor, passes: int, eight_bit: bool) -> dict[str, Tensor]:
