@@ -228,7 +228,7 @@ class ReEditTrainREED(io.ComfyNode):
         rows = train_in_host(base, folder, output, chosen, run)
         trained = load_kl_vae(output, dtype=vae.vae_dtype)
         trained.memory_used_encode = vae.memory_used_encode  # by it the host splits batches, which can change last bits
-        grid = last_samples(run, rows[-1]["step"])
+        grid = last_samples(run, chosen.steps)
         log = log_of(rows)
         written = output.relative_to(Path(vae_folder).resolve()).as_posix()
         return io.NodeOutput(
