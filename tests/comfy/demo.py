@@ -23,6 +23,7 @@ from live_server import LiveServer
 from PIL import Image
 from safetensors.numpy import load_file
 from saved_workflows import run_shipped
+from tiny_sd.world import draw, random_scene
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
@@ -34,6 +35,14 @@ PIXELS = SIZE * SIZE
 
 def save_picture(picture: np.ndarray, file: Path) -> None:
     Image.fromarray((picture * 255).round().astype(np.uint8)).save(file)
+
+
+def save_training_pictures(folder: Path, count: int = 16) -> None:
+    """Pictures of the drawn world, SIZE×SIZE, for a decoder to be trained on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        save_picture(draw(random_scene(generator)), folder / f"{number:02}.png")
 
 
 def open_picture(file: Path) -> np.ndarray:
