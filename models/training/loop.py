@@ -57,7 +57,8 @@ class _Sums:
             self.losses[name] = self.losses.get(name, torch.zeros((), device=value.device)) + value.detach().double()
 
     def means(self) -> dict[str, float]:
-        return {name: float(value) / self.steps for name, value in self.losses.items()}
+        """By name, in an order that does not depend on where a run was resumed."""
+        return {name: float(self.losses[name]) / self.steps for name in sorted(self.losses)}
 
 
 def train(
