@@ -20,6 +20,7 @@ from ..autoencoders.kl_layout import to_ldm_layout
 from ..autoencoders.kl_network import KLNetwork
 from .distance import PictureDistance
 from .incrementation import DynamicIncrementation
+from .kept_chains import Chain, KeptChains
 from .settings import TrainingSettings, setting
 
 TARGETS = ("first step", "original")
@@ -46,6 +47,12 @@ class REEDSettings(TrainingSettings):
     perceptual: float = setting(0.1, "Weight of LPIPS, or of MS-SSIM where its weights are not there.", 0)
     eight_bit: float = setting(0.5, "Share of the steps whose chain rounds pictures to 8 bits between passes.", 0, 1)
     gradient_passes: int = setting(2, "Passes at the chain's end through which the gradient goes back.", 1)
+    kept_chains: int = setting(
+        0,
+        "Pictures a step whose chains go on from earlier steps: it then costs few passes, however long the chain. 0: every "
+        "step runs its chains from the start, as the paper does.",
+        0,
+    )
     checkpointing: bool = setting(
         False, "Keep little of these passes in memory and compute it anew: 512 px then fit a card of 24 GB."
     )
@@ -69,15 +76,18 @@ class REEDLoss(nn.Module):
         super().__init__()
         self.network, self.settings = network, settings
         if settings.checkpointing:
-            # Within a network that is computed anew (`_remember`), block by block: with whole networks alone, 2.5 times the memory.
+            # Within a network that is computed anew (`_remember`), block by block: without, 2.5 times the memory.
             network.autoencoder.enable_gradient_checkpointing()
         self.distance = PictureDistance(settings.squared, settings.absolute, settings.perceptual, settings.crop)
+        self.kept = KeptChains(settings.kept_chains, settings.seed)
 
     def forward(self, original: Tensor, passes: int, eight_bit: bool) -> dict[str, Tensor]:
         """Scalars by name, "loss" among them. original: (B, 3, H, W) in 0..1, sides multiples of the autoencoder's ratio."""
         network = self.network
         with torch.no_grad():
             latent = network.encode(original)
+        if self.settings.kept_chains:
+            return self._go_on(original, latent, passes, eight_bit)
         first = as_kept(self._remember(network.decode, latent), eight_bit)
         anchor = self.distance(first, original)
         losses = {"anchor": anchor.detach(), "loss": self.settings.anchor * anchor}
@@ -92,6 +102,34 @@ class REEDLoss(nn.Module):
             target = first.detach() if self.settings.target == "first step" else original
             chain = self.distance(picture, target)
             losses |= {"chain": chain.detach(), "loss": losses["loss"] + chain}
+        return losses
+
+    def _go_on(self, original: Tensor, latent: Tensor, passes: int, eight_bit: bool) -> dict[str, Tensor]:
+        """The loss with kept chains: new pictures make their first pass, kept ones their next, together.
+
+        Every pass of a chain is compared with the target here, not the last alone.
+        """
+        chains = self.kept.take() if passes > 1 else []
+        latents = torch.cat([latent, *(chain.latent[None] for chain in chains)])
+        pictures = as_kept(self._remember(self.network.decode, latents), eight_bit)
+        first, further = pictures.split([len(original), len(chains)])
+        anchor = self.distance(first, original)
+        losses = {"anchor": anchor.detach(), "loss": self.settings.anchor * anchor}
+        if chains:
+            for _ in range(self.settings.gradient_passes - 1):
+                further = as_kept(self._remember(self._pass, further), eight_bit)
+            chain = self.distance(further, torch.stack([chain.target for chain in chains]))
+            losses |= {"chain": chain.detach(), "loss": losses["loss"] + chain}
+        if passes > 1:
+            with torch.no_grad():
+                latents = self.network.encode(torch.cat([first, further]).detach()).float()
+            targets = first.detach() if self.settings.target == "first step" else original
+            begun = [Chain(*one, 1) for one in zip(latents, targets, strict=False)]
+            gone_on = [
+                Chain(after, chain.target, chain.passes + self.settings.gradient_passes)
+                for chain, after in zip(chains, latents[len(original) :], strict=True)
+            ]
+            self.kept.put(gone_on + begun, passes)
         return losses
 
     def _pass(self, picture: Tensor) -> Tensor:
@@ -159,6 +197,13 @@ class REEDTask:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.incrementation.load_state(state["incrementation"])
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        return self.module.kept.state() if self.settings.kept_chains else {}
+
+    def load_state_tensors(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        if state:
+            self.module.kept.load_state(state, device)
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """The decoder as it is now, under its ldm names."""
