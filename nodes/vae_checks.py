@@ -40,8 +40,8 @@ def encoder_of(vae: Any, name: str = "base_vae") -> dict[str, Tensor]:
         config = read_config(weights, "encoder")
     except ValueError as error:
         raise ValueError(
-            f"{name} ({kind}) has no encoder that a KL autoencoder's decoder goes with: {error} Connect a VAE like those of "
-            "SD1.5, SDXL or Flux, the one that the decoder was trained for."
+            f"{name} ({kind}) has no encoder that the decoder of a KL autoencoder of pictures goes with. Connect a VAE like "
+            "those of SD1.5, SDXL or Flux, the one that the decoder was trained for."
         ) from error
     # Flux 2's are folded to four times the channels and normalised, after the encoder.
     if (vae.latent_channels, pixels_per_cell(vae)) != (config.latent_channels, config.ratio):

@@ -3,6 +3,7 @@
 import json
 import logging
 
+import comfy.model_management
 import comfy.sd
 import folder_paths
 import nodes as host_nodes
@@ -11,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 from reedit.models.autoencoders.encoder_match import ENCODER_KEY, encoder_marks
 from reedit.models.autoencoders.kl_layout import to_ldm_layout
-from reedit.nodes.autoencoders import DTYPES, load_kl_vae
+from reedit.nodes.autoencoders import DTYPES, ReEditLoadREEDVAE, load_kl_vae
 from safetensors.torch import load_file, save_file
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
@@ -187,6 +188,32 @@ def test_a_base_of_another_kind_is_refused(tmp_path, weights, kind):
         ValueError, match=r"decoder\.safetensors cannot be used as a VAE: base_vae \(\w+\) (has no|makes)"
     ):
         load_kl_vae(file, without_numbers(**OTHER_KINDS[kind]))
+
+
+def test_a_whole_file_of_two_parts_that_do_not_fit_is_refused(tmp_path, weights):
+    encoder = {
+        name: value for name, value in fresh_weights(channels=8).items() if "decoder" not in name and "post" not in name
+    }
+    decoder = {name: value for name, value in weights.items() if name.startswith(("decoder.", "post_quant_conv."))}
+    file = keep(encoder | decoder, tmp_path / "patched.safetensors")
+    with pytest.raises(
+        ValueError, match=r"patched\.safetensors .*takes latents of 4 channels, and the encoder makes 8"
+    ):
+        load_kl_vae(file)
+
+
+def test_the_node_takes_a_precision(tmp_path, weights, monkeypatch):
+    keep(weights, tmp_path / "whole.safetensors")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae", ([str(tmp_path)], {".safetensors"}))
+    (vae,) = ReEditLoadREEDVAE.execute("whole.safetensors").result
+    assert vae.vae_dtype == comfy.model_management.vae_dtype(vae.device, vae.working_dtypes)
+    (short,) = ReEditLoadREEDVAE.execute("whole.safetensors", dtype="bf16").result
+    assert short.vae_dtype == torch.bfloat16
+    decoder = keep_decoder(weights, tmp_path / "decoder.safetensors")
+    (swapped,) = ReEditLoadREEDVAE.execute(decoder.name, short).result
+    assert swapped.vae_dtype == torch.bfloat16
+    (chosen,) = ReEditLoadREEDVAE.execute(decoder.name, short, "fp32").result
+    assert chosen.vae_dtype == torch.float32 and short.vae_dtype == torch.bfloat16
 
 
 def test_a_file_of_flux_2_is_refused(tmp_path, weights):
