@@ -33,6 +33,10 @@ class Task(Protocol):
 
     def load_state(self, state: Mapping[str, Any]) -> None: ...
 
+    def state_tensors(self) -> dict[str, Tensor]: ...  # each process has its own
+
+    def load_state_tensors(self, state: Mapping[str, Tensor], device: torch.device) -> None: ...
+
 
 @dataclass
 class Progress:
@@ -215,9 +219,11 @@ class _Loop:
 
     def _save(self) -> None:
         self._finite_means()  # what is no number any more does not take the last save's place
+        own = self.task.state_tensors()
         if not self.accelerator.is_main_process:
+            self.folder.save_process(self.accelerator.process_index, self.step, own)
             return
-        tensors: dict[str, Tensor] = {}
+        tensors = {f"own.{name}": value for name, value in own.items()}
         for name, parameter in self.task.parameters.items():
             tensors |= {f"parameter.{name}": parameter, f"average.{name}": self.averages[name]}
             tensors |= {f"{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
@@ -250,6 +256,10 @@ class _Loop:
         }
         self.step, self.sums = progress["step"], _Sums(progress["summed_steps"], sums)
         self.task.load_state(progress["task"])
+        own = {name.removeprefix("own."): value for name, value in tensors.items() if name.startswith("own.")}
+        if not self.accelerator.is_main_process:
+            own = self.folder.load_process(self.accelerator.process_index, self.step)
+        self.task.load_state_tensors(own, device)
 
     def _check_identity(self, saved: Mapping[str, Any]) -> None:
         for name, value in self.identity.items():

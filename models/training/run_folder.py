@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -33,6 +33,23 @@ class RunFolder:
         written = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         written[_PROGRESS] = torch.frombuffer(bytearray(json.dumps(progress).encode()), dtype=torch.uint8)
         write_beside(self.state_file, save(written))
+
+    def save_process(self, process: int, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Keep what one process more than the first has to itself at this step, and at the save before."""
+        if tensors:
+            write_beside(
+                self._process_file(process, step), save({name: value.cpu() for name, value in tensors.items()})
+            )
+            for old in sorted(self.folder.glob(self._process_file(process, 0).name.replace("0" * 9, "*")))[:-2]:
+                old.unlink()
+
+    def load_process(self, process: int, step: int) -> dict[str, Tensor]:
+        """What `save_process` kept; nothing where a run was killed before it could."""
+        file = self._process_file(process, step)
+        return load_file(file) if file.exists() else {}
+
+    def _process_file(self, process: int, step: int) -> Path:
+        return self.folder / f"process{process}-{step:09}.safetensors"
 
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The tensors and the progress that were saved last, or None in a new folder. Later rows leave the log.
