@@ -5,7 +5,6 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[2]))  # random_families
-sys.path.append(str(Path(__file__).parents[2]))  # random_families
 
 from reedit.models.autoencoders.kl_file import read_autoencoder
 from reedit.models.autoencoders.kl_network import KLNetwork
