@@ -74,7 +74,10 @@ def widget(setting: Field[Any]) -> io.WidgetInput:
 
 
 def widgets(settings: type) -> list[io.WidgetInput]:
-    """A widget for each setting: first those that most people set, the rest below."""
+    """A widget for each setting: first those that most people set, the rest below.
+
+    Saved workflows know widgets by their places: a new setting has to be the last field of the class that is given here.
+    """
     named = {one.name: one for one in fields(settings)}
     return [widget(named[name]) for name in (*SHOWN, *(name for name in named if name not in SHOWN))]
 

@@ -87,7 +87,7 @@ def train_reed(models: dict[str, str], described: Described = None) -> WorkflowW
     add = writer.add
     properties = {name: {"models": [entry]} for name, entry in (described or {}).items()}
 
-    writer.group("your VAE, and a picture to test it on", (-1000, -70, 460, 900), "#888")
+    writer.group("your VAE, and a picture to test it on", (-1000, -70, 460, 1180), "#888")
     base = add(
         "ReEditLoadREEDVAE",
         (-980, 0),
@@ -98,16 +98,16 @@ def train_reed(models: dict[str, str], described: Described = None) -> WorkflowW
     ).out()
     picture = add("LoadImage", (-980, 190), (420, 480), "the picture to test", image=PICTURE).out()
 
-    writer.group("train its decoder", (-520, -70, 1100, 900), "#3f789e")
-    trained = add("ReEditTrainREED", (-500, 0), (480, 800), "", vae=base, pictures=PICTURES, name="reed", **TRIAL)
-    add("PreviewImage", (0, 0), (560, 420), "pictures it was not trained on", images=trained.out(1))
-    add("PreviewAny", (0, 480), (560, 180), "the log", source=trained.out(2))
-    add("PreviewAny", (0, 700), (560, 100), "the file in models/vae", source=trained.out(3))
+    writer.group("train its decoder", (-520, -70, 1100, 1180), "#3f789e")
+    trained = add("ReEditTrainREED", (-500, 0), (480, 1080), "", vae=base, pictures=PICTURES, name="reed", **TRIAL)
+    add("PreviewImage", (0, 0), (560, 480), "pictures it was not trained on", images=trained.out(1))
+    add("PreviewAny", (0, 540), (560, 320), "the log", source=trained.out(2))
+    add("PreviewAny", (0, 920), (560, 150), "the file in models/vae", source=trained.out(3))
 
-    writer.group("before and after", (600, -70, 1100, 900), "#a55")
+    writer.group("before and after", (600, -70, 1100, 1180), "#a55")
     inputs = {"images": picture, "vae": base, "other_vae": trained.out(0), "passes": 25, "eight_bit": True}
-    test = add("ReEditRoundTripTest", (620, 0), (520, 800), "", **inputs)
+    test = add("ReEditRoundTripTest", (620, 0), (520, 1080), "", **inputs)
     prefix = "reedit/train_reed"
-    add("SaveImage", (1160, 0), (520, 600), "the curves of both", images=test.out(0), filename_prefix=prefix)
-    add("PreviewAny", (1160, 640), (520, 160), "in words", source=test.out(3))
+    add("SaveImage", (1160, 0), (520, 640), "the curves of both", images=test.out(0), filename_prefix=prefix)
+    add("PreviewAny", (1160, 700), (520, 370), "in words", source=test.out(3))
     return writer

@@ -203,8 +203,7 @@ def test_a_run_that_is_cancelled_again_and_again_ends_where_one_does_that_is_not
         assert not comfy.model_management.processing_interrupted()
     assert str(folders / "output" / "reedit" / "training" / "reed") in caplog.text
     outputs = train(base)
-    assert torch.equal(outputs["samples"], expected["samples"])
-    assert rows_of(folders, "reed") == rows_of(folders, "at_once")
+    assert outputs["log"] == expected["log"] and torch.equal(outputs["samples"], expected["samples"])
     wanted = load_file(folders / "vae" / "at_once.safetensors")
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in outputs["vae"].get_sd().items())
 
