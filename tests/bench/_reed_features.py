@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import pairwise
 
 import _host  # noqa: F401
 import numpy as np
@@ -23,9 +24,9 @@ WIDTHS = (3, 64, 64, FEATURES)
 STRIDE = SIZE // 2  # between patches of a larger picture
 REFERENCE_SCENES = 200
 ABOUT = (
-    f"{FEATURES} features: three 3×3 convolutions of stride 2 and {FEATURES} channels with fixed random weights (He et al. 2015, "
-    f"seed 0), a ReLU after each, averaged over the picture; each in units of its standard deviation over {REFERENCE_SCENES} "
-    f"drawn scenes. Of pictures larger than {SIZE} px: of every patch of {SIZE} px, half a patch apart."
+    f"{FEATURES} features: three 3×3 convolutions of stride 2 and {FEATURES} channels with fixed random weights (He et "
+    f"al. 2015, seed 0), a ReLU after each, averaged over the picture; each in units of its standard deviation over "
+    f"{REFERENCE_SCENES} drawn scenes. Of pictures larger than {SIZE} px: of every patch of {SIZE} px, half a patch apart."
 )
 
 
@@ -35,7 +36,7 @@ def weights() -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     return tuple(
         torch.randn(after, before, 3, 3, generator=generator) * math.sqrt(2 / (9 * before))
-        for before, after in zip(WIDTHS, WIDTHS[1:], strict=False)
+        for before, after in pairwise(WIDTHS)
     )
 
 

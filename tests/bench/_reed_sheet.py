@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from io import BytesIO
 
-import torch
 from _reed_arms import ARMS
 from _reed_chain import Case, Result, shown_passes
 from _reed_figures import finite_mean
