@@ -303,11 +303,14 @@ def test_of_an_animated_webp_the_first_picture_counts(tmp_path):
     assert colour_of(read) == (255, 0, 0)
 
 
-def test_a_large_jpeg_is_read_at_a_fraction_and_looks_the_same(tmp_path):
-    """Reference: the picture read whole and averaged by area, which is what a smaller reading comes to."""
-    rows, columns = np.mgrid[0:256, 0:256] / 256
-    waves = np.stack([rows, columns, 0.5 + 0.5 * np.sin(6 * rows * columns)], -1)
-    image = Image.fromarray((255 * waves).astype(np.uint8))
-    read = one_picture(tmp_path, image, "one.jpg", quality=95)
-    expected = waves.reshape(CROP, 16, CROP, 16, 3).mean((1, 3))
-    assert np.abs(read.movedim(0, -1).numpy() - expected).max() < 0.04
+@pytest.mark.parametrize(("side", "cycles"), [(256, 2), (64, 5), (64, 2), (20, 3)])
+def test_a_jpeg_is_read_at_a_fraction_that_loses_nothing(tmp_path, side, cycles):
+    """Waves that the crop can hold, at any size of the file. Reference: the same waves drawn at the crop's own size."""
+
+    def waves(pixels: int) -> np.ndarray:
+        rows, columns = (np.mgrid[0:pixels, 0:pixels] + 0.5) / pixels
+        return np.stack([rows, columns, 0.5 + 0.4 * np.sin(2 * np.pi * cycles * columns)], -1)
+
+    image = Image.fromarray((255 * waves(side)).round().astype(np.uint8))
+    read = one_picture(tmp_path, image, "one.jpg", quality=98, subsampling=0).movedim(0, -1).numpy()
+    assert np.abs(read - waves(CROP))[1:-1, 1:-1].max() < 0.05
