@@ -21,9 +21,14 @@ from .settings import TrainingSettings
 class Task(Protocol):
     """What is trained. module(pictures, **arguments(step)) gives scalars by name, "loss" among them."""
 
-    settings: TrainingSettings
-    module: nn.Module
-    parameters: dict[str, nn.Parameter]
+    @property
+    def settings(self) -> TrainingSettings: ...
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]: ...
 
     def arguments(self, step: int) -> dict[str, Any]: ...
 
