@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 BASE = "untouched base"
-VANILLA, ITERATIVE, FIRST_STEP, FULL = "vanilla", "iterative", "+ first-step loss", "+ dynamic incrementation"
+VANILLA, ITERATIVE, FIRST_STEP = "vanilla", "iterative", "iterative + first-step loss"
+FULL = "full recipe"  # iterative, first-step loss and dynamic incrementation
 BASE_FILE = _host.WEIGHTS / "tiny_sd_autoencoder.safetensors"
 # Of each arm: its decoder and its log, in the folder of weights.
 FILES = {

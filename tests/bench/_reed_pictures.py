@@ -30,7 +30,8 @@ def pictures_of(kind: str, count: int, seed: int) -> Tensor:
     if kind == LARGE:
         return photographs(LARGE_SIDE)[:count]
     quarters = photographs(2 * SIZE).unfold(1, SIZE, SIZE).unfold(2, SIZE, SIZE)  # (B, 2, 2, 3, SIZE, SIZE)
-    return quarters.flatten(0, 2).movedim(1, -1).contiguous()[:count]
+    # The first quarter of each photograph, then the second of each.
+    return quarters.movedim(0, 2).flatten(0, 2).movedim(1, -1).contiguous()[:count]
 
 
 def scenes(count: int, seed: int) -> Tensor:

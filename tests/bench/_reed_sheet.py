@@ -10,6 +10,7 @@ from _reed_figures import finite_mean
 from _reed_pictures import pictures_of
 from _report import FOLDER
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from reedit.models.files import write_beside
 from reedit.models.metrics.panels import as_picture, draw_line, name_panel
 from reedit.models.metrics.round_trip import measure_originals
@@ -25,7 +26,7 @@ PANELS = {
     "step_psnr": ("PSNR, against the pass before", "dB: rises as it settles"),
     "fine_detail": ("Energy above half Nyquist", "grey levels²"),
 }
-ROWS_SHOWN = 3  # pictures on a sheet
+PICTURES_SHOWN = 3  # on a sheet
 
 
 def write(name: str, picture: Tensor) -> None:
@@ -43,6 +44,7 @@ def draw_curves(name: str, title: str, results: dict[Case, Result], seed: int) -
             values = {number: finite_mean(column) for number, column in enumerate(result[measure].T, 1)}
             draw_line(axes, values, case.arm, color=COLOURS[case.arm], linewidth=2)
         axes.set_xlabel("pass", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         name_panel(axes, heading, unit, 1)
         axes.get_legend().remove()
     case, result = next(iter(results.items()))
@@ -56,18 +58,17 @@ def draw_curves(name: str, title: str, results: dict[Case, Result], seed: int) -
 
 
 def draw_sheet(name: str, results: dict[Case, Result], seed: int, enlarged: int) -> None:
-    """For each of some pictures a row for each arm: the original, and what it was after the passes shown."""
+    """A row for each arm; for each of some pictures the original, and what it was after the passes shown."""
     first, result = next(iter(results.items()))
     passes = shown_passes(result["psnr"].shape[1])
-    count = min(ROWS_SHOWN, len(result["psnr"]))
-    originals = pictures_of(first.kind, count, seed)
+    originals = pictures_of(first.kind, min(PICTURES_SHOWN, len(result["psnr"])), seed)
     shown, labels = [], []
-    for index in range(count):
-        for case, result in results.items():
-            shown.append(originals[index])
-            labels.append("original")
+    for case, result in results.items():
+        for index, original in enumerate(originals):
+            shown.append(original)
+            labels.append(f"original; {case.arm}:")
             for place, number in enumerate(passes):
                 shown.append(result["pictures"][index, place].float() / 255)
-                labels.append(f"{case.arm}, pass {number}: {float(result['psnr'][index, number - 1]):.1f} dB")
+                labels.append(f"pass {number}: {float(result['psnr'][index, number - 1]):.1f} dB")
     shown = [picture.repeat_interleave(enlarged, 0).repeat_interleave(enlarged, 1) for picture in shown]
-    write(name, contact_strip(shown, labels, 1 + len(passes)))
+    write(name, contact_strip(shown, labels, len(originals) * (1 + len(passes))))
