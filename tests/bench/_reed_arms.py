@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import _host
 import torch
 from reedit.models.autoencoders.kl_file import read_autoencoder
-from reedit.models.autoencoders.kl_network import KLNetwork
+from reedit.models.autoencoders.kl_layout import KLConfig, read_config
+from reedit.models.autoencoders.kl_network import KLNetwork, build_autoencoder
 from reedit.models.training.reed import REEDSettings, REEDTask
 from reedit.nodes.autoencoders import load_kl_vae, read_vae_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 BASE = "untouched base"
@@ -30,6 +34,7 @@ FILES = {
     FULL: ("tiny_sd_reed_decoder.safetensors", "reed_decoder.jsonl"),
 }
 ARMS = (BASE, *FILES)
+SETTLING, COUNTED = 30, 10  # steps
 
 
 def decoder_file(arm: str, weights: Path) -> Path:
@@ -49,6 +54,21 @@ def about(arm: str, weights: Path) -> dict[str, Any]:
     return json.loads(read_vae_file(decoder_file(arm, weights))[1]["reedit"])
 
 
+class NoNumbers(KLNetwork):
+    """An autoencoder for tensors that have a shape and nothing else: what is done with it can be counted without doing it."""
+
+    def __init__(self, config: KLConfig) -> None:
+        nn.Module.__init__(self)
+        self.config, self.autoencoder = config, build_autoencoder(config)
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Tensors made inside have no numbers; training is on."""
+    with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
 def training_cost(arm: str, weights: Path) -> dict[str, Any]:
     """What an arm's training steps took: pictures through the networks, forward and back, and floating-point operations.
 
@@ -57,44 +77,50 @@ def training_cost(arm: str, weights: Path) -> dict[str, Any]:
     settings = REEDSettings(**about(arm, weights)["settings"])
     rows = [json.loads(line) for line in (weights / FILES[arm][1]).read_text(encoding="utf-8").splitlines()]
     steps_with: Counter[int] = Counter()
-    for before, row in zip([{"step": 0}, *rows], rows, strict=False):
+    for before, row in pairwise([{"step": 0}, *rows]):
         steps_with[int(row["k"])] += row["step"] - before["step"]
     total: Counter[str] = Counter()
     for passes, steps in steps_with.items():
         for name, count in step_cost(settings, passes).items():
-            total[name] += count * steps * settings.batch * settings.accumulation
+            total[name] += round(count * steps)
     return {
         "steps": sum(steps_with.values()),
-        "batch": settings.batch * settings.accumulation,
+        "new pictures a step": settings.batch * settings.accumulation,
         "steps by the chain's length": {str(passes): steps for passes, steps in sorted(steps_with.items())},
         **total,
     }
 
 
 @cache
-def step_cost(settings: REEDSettings, passes: int) -> dict[str, int]:
-    """Of one picture in one step, counted while the real loss runs."""
-    task = REEDTask(KLNetwork(read_autoencoder(BASE_FILE).in_ldm_layout()), settings)
-    counts: dict[str, int] = {}
+def step_cost(settings: REEDSettings, passes: int) -> dict[str, float]:
+    """Of one step on the mean, counted while the real loss runs without numbers.
+
+    Where chains are kept from step to step, the steps that are counted come when there are as many as there will be.
+    """
+    counts: Counter[str] = Counter()
 
     def counted(name: str, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        forward, backward = f"pictures through the {name}", f"gradients back through the {name}"
-        counts.update({forward: 0, backward: 0})
-
-        def count(what: str) -> None:
-            counts[what] += 1
-
         def call(value: Tensor) -> Tensor:
-            count(forward)
+            counts[f"pictures through the {name}"] += len(value)
             output = network(value)
             if output.requires_grad:
-                output.register_hook(lambda gradient: count(backward))
+                output.register_hook(lambda gradient: counts.update({f"gradients back through the {name}": len(value)}))
             return output
 
         return call
 
-    network: Any = task.network
-    network.encode, network.decode = counted("encoder", network.encode), counted("decoder", network.decode)
-    with torch.enable_grad(), torch.inference_mode(False), FlopCounterMode(display=False) as counter:
-        task.module(torch.full((1, 3, settings.crop, settings.crop), 0.5), passes, False)["loss"].backward()
-    return {**counts, "floating-point operations": counter.get_total_flops()}
+    config = read_config(read_autoencoder(BASE_FILE).in_ldm_layout())
+    uncounted, steps = (SETTLING, COUNTED) if settings.kept_chains else (0, 1)
+    with without_numbers():
+        task = REEDTask(NoNumbers(config), settings)
+        network: Any = task.network
+        network.encode, network.decode = counted("encoder", network.encode), counted("decoder", network.decode)
+        pictures = torch.empty(settings.batch, 3, settings.crop, settings.crop)
+        for _ in range(uncounted):
+            task.module(pictures, passes, False)
+        counts.clear()
+        with FlopCounterMode(display=False) as counter:
+            for _ in range(steps):
+                task.module(pictures, passes, False)["loss"].backward()
+    counts["floating-point operations"] = counter.get_total_flops()
+    return {name: count * settings.accumulation / steps for name, count in counts.items()}

@@ -29,7 +29,8 @@ import demo
 from chain_builder import DEMO_MODELS, MODELS, PICTURE
 from edit_chain import truth
 from live_server import LiveServer
-from saved_workflows import FOLDER, run_workflow, with_models
+from reed_workflows import PICTURES as TRAINING_PICTURES
+from saved_workflows import FOLDER, LOADERS, run_workflow, with_models
 
 BASE_DIRECTORY = Path(__file__).parents[2] / "build" / "comfy"
 ENCODER = ("encoder.", "quant_conv.")
@@ -78,16 +79,23 @@ def write_whole(weights: Path, file: Path) -> None:
     StoredAutoencoder({**encoder, **decoder.tensors}).save(file, {"kind": "written by dev.py bench reed"})
 
 
-def run_workflows(weights: Path) -> dict[str, Any]:
-    """Every shipped workflow with the REED decoder as its VAE, in a running host: seconds, or the host's words of failure."""
-    file = BASE_DIRECTORY / "models" / "vae" / f"bench_reed_{os.getpid()}.safetensors"
+def run_workflows(weights: Path, words: str = "") -> dict[str, Any]:
+    """Every shipped workflow with the REED decoder as its VAE, in a running host: seconds, or the host's words of failure.
+
+    words: of the names of those that are wanted.
+    """
+    folder = BASE_DIRECTORY / "models" / "vae"
+    file = folder / f"bench_reed_{os.getpid()}.safetensors"
+    trained = folder / MODELS["reed"]["name"]  # train_reed writes it
+    made_here = [file] if trained.exists() else [file, trained]
     scratch = Path(tempfile.mkdtemp(prefix="bench_reed_"))
-    names = sorted((path.stem for path in FOLDER.glob("*.json")), key=lambda name: (name in LAST, name))
+    names = sorted((path.stem for path in FOLDER.glob(f"*{words}*.json")), key=lambda name: (name in LAST, name))
     figures: dict[str, Any] = {}
     try:
         write_whole(weights, file)
         with LiveServer(Path(os.environ["COMFYUI_PATH"]), BASE_DIRECTORY, scratch) as server:
             demo.save_picture(truth(None), server.folder("input") / PICTURE)
+            demo.save_training_pictures(server.folder("input") / TRAINING_PICTURES)
             for name in names:
                 started = time.perf_counter()
                 try:
@@ -97,7 +105,8 @@ def run_workflows(weights: Path) -> dict[str, Any]:
                     figures[name] = {"error": str(error)[-2000:]}
                 print(f"{name}: {figures[name]}", flush=True)
     finally:
-        file.unlink(missing_ok=True)
+        for one in made_here:
+            one.unlink(missing_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
     return figures
 
@@ -105,8 +114,9 @@ def run_workflows(weights: Path) -> dict[str, Any]:
 def run_with(name: str, vae: str, server: LiveServer) -> int:
     """Run one workflow with the demo's models and this VAE; how many nodes showed something."""
     workflow = FOLDER / f"{name}.json"
-    wanted = {model["name"] for model in json.loads(workflow.read_text(encoding="utf-8"))["models"]}
-    models = {**DEMO_MODELS, "vae": vae}
+    nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
+    wanted = {node["widgets_values"][0] for node in nodes if node["type"] in LOADERS}
+    models = {**DEMO_MODELS, "vae": vae, "reed": vae}
     names = {entry["name"]: models[kind] for kind, entry in MODELS.items() if entry["name"] in wanted}
     return len(run_workflow(with_models(workflow, names, server), server))
 

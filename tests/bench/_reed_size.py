@@ -20,19 +20,19 @@ from typing import Any
 import _host  # noqa: F401
 import folder_paths
 import torch
+from _reed_arms import NoNumbers, without_numbers
 from _reed_pictures import photographs
 from _report import goal
 from random_families import SD15_VAE, random_vae
 from reedit.models.autoencoders.kl_file import read_autoencoder
 from reedit.models.autoencoders.kl_layout import KLConfig
-from reedit.models.autoencoders.kl_network import KLNetwork, build_autoencoder
+from reedit.models.autoencoders.kl_network import KLNetwork
 from reedit.models.training.reed import REEDSettings, REEDTask
 from reedit.models.training.settings import PRECISIONS
 from reedit.nodes.autoencoders import ReEditLoadREEDVAE
 from reedit.nodes.round_trip import ReEditRoundTripTest
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -110,15 +110,6 @@ def autocast(network: nn.Module, precision: str) -> Iterator[None]:
             hook.remove()
 
 
-class NoNumbers(KLNetwork):
-    """SD1.5's autoencoder for tensors that have a shape and nothing else."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-        self.config = KLConfig(**SD15_VAE, latent_channels=4, attention_levels=())
-        self.autoencoder = build_autoencoder(self.config)
-
-
 def train(network: KLNetwork, step: Step, steps: int = 2) -> dict[str, Any]:
     """Training steps as the training loop takes them. Of the last one: the bytes that are alive before it (weights, their
     average, AdamW's moments), what is kept for the way back, the peak, and the seconds.
@@ -151,8 +142,8 @@ def train(network: KLNetwork, step: Step, steps: int = 2) -> dict[str, Any]:
 
 def derive(step: Step) -> dict[str, Any]:
     """The same, of tensors without numbers."""
-    with torch.enable_grad(), torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True):
-        found = train(NoNumbers(), step)
+    with without_numbers():
+        found = train(NoNumbers(KLConfig(**SD15_VAE, latent_channels=4, attention_levels=())), step)
     return {name: found[name] for name in ("held", "kept for the way back", "peak")}
 
 
