@@ -21,7 +21,7 @@ from torch import Tensor
 from ..models.autoencoders.kl_file import StoredAutoencoder
 from ..models.autoencoders.kl_layout import read_config, to_ldm_layout
 from ..models.metrics.timeline_thumbnail import to_image
-from ..models.training.reed import REEDSettings
+from ..models.training.reed import KIND, REEDSettings
 from .autoencoders import load_kl_vae, read_vae_file
 from .session_files import inside, output_folder
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ..models.training.loop import Progress
 
 RUNS = "reedit/training"  # in the host's output folder: a folder for each run, by its name
-KIND = "REED decoder"  # what the metadata of a file that training wrote says of it
 SUFFIX = ".safetensors"
 PREVIEW = 1024  # pixels: the longer side of a sample grid that is shown while training runs
 

@@ -13,14 +13,16 @@ Network = Callable[[Tensor], Tensor]
 
 
 def as_kept(picture: Tensor, eight_bit: bool) -> Tensor:
-    """A decoded picture as a host or an image file keeps it: clamped to 0..1, and with `eight_bit` rounded to 255 steps.
+    """A decoded picture as a host or an image file keeps it, float32: clamped to 0..1, and with `eight_bit` of 256 levels.
 
-    The gradient passes straight through both: neither has one worth having where it acts.
+    The gradient passes straight through both: neither has one worth having where it acts. Levels are rounded; the host's
+    own Save Image cuts off, and so darkens a picture by half a level each time.
     """
+    picture = picture.float()
     kept = picture.detach().clamp(0, 1)
     if eight_bit:
         kept = (255 * kept).round() / 255
-    return picture + (kept - picture.detach()) if picture.requires_grad else kept
+    return kept + (picture - picture.detach()) if picture.requires_grad else kept
 
 
 def run_chain(

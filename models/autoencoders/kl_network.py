@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -22,7 +23,7 @@ class KLNetwork(nn.Module):
         super().__init__()
         self.config = read_config(weights)
         with torch.device("meta"):
-            autoencoder = build_autoencoder(self.config, quantisers="post_quant_conv.weight" in weights)
+            autoencoder: Any = build_autoencoder(self.config, quantisers="post_quant_conv.weight" in weights)
         faults = find_faults(weights, to_ldm_layout(autoencoder.state_dict()))
         if faults:
             more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""

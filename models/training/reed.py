@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +17,15 @@ from torch.utils.checkpoint import checkpoint
 
 from ..autoencoders.chain import as_kept, run_chain
 from ..autoencoders.kl_layout import to_ldm_layout
-from ..autoencoders.kl_network import KLNetwork
 from .distance import PictureDistance
 from .incrementation import DynamicIncrementation
 from .kept_chains import Chain, KeptChains
 from .settings import TrainingSettings, setting
 
+if TYPE_CHECKING:  # diffusers takes seconds to import, and the node that shows these settings does not need it
+    from ..autoencoders.kl_network import KLNetwork
+
+KIND = "REED decoder"  # what the metadata of a trained file says of it
 TARGETS = ("first step", "original")
 MEASURED_PASSES = (1, 5, 15, 25)  # of the paper's tables
 

@@ -17,7 +17,7 @@ from ..autoencoders.kl_layout import read_config
 from ..autoencoders.kl_network import KLNetwork
 from .loop import Progress, train
 from .pictures import PictureFolder
-from .reed import REEDSettings, REEDTask
+from .reed import KIND, REEDSettings, REEDTask
 from .run_folder import RunFolder
 
 SUFFIXES = (".safetensors", ".sft")  # that loaders list
@@ -75,7 +75,7 @@ def train_reed(
     if decoder_only:
         trained = trained.decoder_only()
     about = {
-        "kind": "REED decoder",
+        "kind": KIND,
         "base": identity["base"],
         "settings": asdict(settings),
         "perceptual": task.module.distance.perceptual_name,

@@ -19,6 +19,8 @@ NAMES = (
     "attention_mask",
     "instruct_chain",
     "multi_mask_instruct",
+    "reed_round_trip",
+    "train_reed",
 )  # and test_mixed_edit_chain
 
 

@@ -20,6 +20,7 @@ from guidance_workflows import attention_mask, prompt_edit
 from instruct_workflows import instruct_chain, multi_mask_instruct
 from inversion_workflow import invert_and_reconstruct
 from live_server import LiveServer
+from reed_workflows import REED_ROUND_TRIP_NOTE, TRAIN_REED_NOTE, reed_round_trip, train_reed
 from session_workflows import continue_tomorrow, paint_and_merge, undo_and_branch
 from workflow_writer import WorkflowWriter
 
@@ -95,6 +96,8 @@ carries all of them out in one sampling run, in about half the time of one run e
 - *text_scale* and *image_scale* are set for the demo's small model. InstructPix2Pix wants about 7.5 and 1.5.
 - Where one edit builds on another, use *instruct_chain* instead: there each sees what the one before it made.
 """,
+    "reed_round_trip": REED_ROUND_TRIP_NOTE,
+    "train_reed": TRAIN_REED_NOTE,
     "paint_and_merge": """## Paint, and go on from the latent
 
 *ReEdit Merge Pixels* finds what was painted and encodes only a window around it; every other cell stays as it is, bit for
@@ -119,8 +122,9 @@ def saved(name: str, graph: Callable[..., WorkflowWriter], kinds: tuple[str, ...
 
     def write(object_info: dict[str, Any]) -> dict[str, Any]:
         writer = graph({kind: entry["name"] for kind, entry in models.items()}, models)
-        writer.note(NOTES[name], (-980, -320), (900, 200))
-        return writer.as_saved(object_info, pack_version(), list(models.values()))
+        writer.note(NOTES[name], (-980, -400), (900, 280))
+        to_be_had = [entry for entry in models.values() if "url" in entry]
+        return writer.as_saved(object_info, pack_version(), to_be_had)
 
     return write
 
@@ -134,6 +138,8 @@ WORKFLOWS = {
     "instruct_chain": saved("instruct_chain", instruct_chain, ("instruct", "vae")),
     "multi_mask_instruct": saved("multi_mask_instruct", multi_mask_instruct, ("instruct", "vae")),
     "continue_tomorrow": saved("continue_tomorrow", continue_tomorrow, ("instruct", "vae")),
+    "reed_round_trip": saved("reed_round_trip", reed_round_trip, ("vae", "reed")),
+    "train_reed": saved("train_reed", train_reed, ("vae",)),
     "paint_and_merge": saved("paint_and_merge", paint_and_merge, ("repaint", "vae")),
 }
 

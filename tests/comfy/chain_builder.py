@@ -40,11 +40,13 @@ MODELS = {
         "vae-ft-mse-840000-ema-pruned.safetensors",
         "directory": "vae",
     },
+    "reed": {"name": "reed.safetensors", "directory": "vae"},  # what the template train_reed writes; nowhere to be had
 }
 DEMO_MODELS = {
     "instruct": "tiny_sd_instruct_pix2pix.safetensors",
     "repaint": "tiny_sd_text_to_image.safetensors",
     "vae": "tiny_sd_autoencoder.safetensors",
+    "reed": "tiny_sd_reed_decoder.safetensors",
 }
 TOOLS = {"instruct": "instruction edit", "repaint": "masked repaint", "paint": "painted by hand"}
 SAMPLING = {"steps": 20, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}

@@ -11,10 +11,11 @@ import tempfile
 from pathlib import Path
 
 from chain_builder import PICTURE
-from demo import ROOT, save_picture
+from demo import ROOT, save_picture, save_training_pictures
 from edit_chain import truth
 from live_server import LiveServer
 from PIL import Image
+from reed_workflows import PICTURES as TRAINING_PICTURES
 from saved_workflows import FOLDER, run_shipped
 
 # By the node whose picture it is. In this order: "continue_tomorrow" opens what the one before it saved.
@@ -28,6 +29,8 @@ SHOWN = {
     "attention_mask": "ReEditTimeline",
     "instruct_chain": "ReEditTimeline",
     "multi_mask_instruct": "ReEditTimeline",
+    "reed_round_trip": "the contact sheet",
+    "train_reed": "the curves of both",
 }
 LARGEST = 900  # pixels
 
@@ -36,6 +39,7 @@ def main() -> None:
     host, base_directory = Path(os.environ["COMFYUI_PATH"]), ROOT / "build" / "comfy"
     with tempfile.TemporaryDirectory() as scratch, LiveServer(host, base_directory, Path(scratch)) as server:
         save_picture(truth(None), server.folder("input") / PICTURE)
+        save_training_pictures(server.folder("input") / TRAINING_PICTURES)
         for name in sys.argv[1:] or SHOWN:
             (shown,) = run_shipped(name, server)[SHOWN[name]]["images"]
             picture = Image.open(server.output_file(shown)).convert("RGB")

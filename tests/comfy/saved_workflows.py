@@ -14,6 +14,7 @@ from chain_builder import DEMO_MODELS, MODELS
 from live_server import LiveServer
 
 FOLDER = Path(__file__).parents[2] / "workflows"
+LOADERS = {"CheckpointLoaderSimple": "ckpt_name", "ReEditLoadREEDVAE": "vae_name"}  # and the widget that names the file
 
 # No tracking, no update check, no home folder: what comfy-cli writes stays in the scratch folder it is given.
 _QUIET = {"DO_NOT_TRACK": "1", "COMFY_NO_WATCH": "1"}
@@ -46,11 +47,10 @@ def with_models(
     names: {name in the workflow: name to put in its place}; each must be there. texts: {"node's title.widget": value}.
     """
     nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
-    widgets = {"CheckpointLoaderSimple": "ckpt_name", "ReEditLoadREEDVAE": "vae_name"}
     values = {
-        f"{node['id']}.{widgets[node['type']]}": names[node["widgets_values"][0]]
+        f"{node['id']}.{LOADERS[node['type']]}": names[node["widgets_values"][0]]
         for node in nodes
-        if node["type"] in widgets
+        if node["type"] in LOADERS
     }
     if set(names.values()) != set(values.values()):
         raise ValueError(f"{workflow.name} does not name each of {', '.join(names)}.")
@@ -86,7 +86,7 @@ def run_shipped(name: str, server: LiveServer, texts: Mapping[str, str] | None =
     """
     workflow = FOLDER / f"{name}.json"
     known = json.loads(workflow.read_text(encoding="utf-8"))
-    wanted = {model["name"] for model in known["models"]}
+    wanted = {node["widgets_values"][0] for node in known["nodes"] if node["type"] in LOADERS}
     names = {entry["name"]: DEMO_MODELS[kind] for kind, entry in MODELS.items() if entry["name"] in wanted}
     outputs = run_workflow(with_models(workflow, names, server, texts), server)
     titles = {str(node["id"]): node.get("title") or node["type"] for node in known["nodes"]}

@@ -1,0 +1,102 @@
+"""Trains the demo's REED decoder and the other arms of the paper's ablation, each at the same cost, by the pack's training.
+
+`python -m tiny_sd.train_reed [ARM …]` in tests/. A run that was stopped goes on. Weights and logs go to weights/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the pack's models, which need no host
+from models.training.loop import Progress
+from models.training.reed import REEDSettings
+from models.training.train_reed import train_reed
+
+from .train_autoencoder import pictures
+from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER
+
+BASE = WEIGHTS_FOLDER / "tiny_sd_autoencoder.safetensors"
+PICTURES = RUNS_FOLDER / "reed_pictures"
+SEED, COUNT, PAINTED = 2 * 10**8, 4000, 0.2  # of the world's pictures: none that the autoencoder was trained on
+
+# One step decodes eight pictures with a gradient and encodes ten: so it costs the same in every arm.
+FULL = REEDSettings(
+    steps=3000,
+    batch=2,
+    kept_chains=6,
+    gradient_passes=1,
+    crop=64,
+    learning_rate=3e-4,
+    warm_up=20,
+    average_decay=0.998,
+    anchor=4.0,
+    perceptual=0.0,
+    plateau_window=75,
+    plateau_improvement=0.02,
+    validate_every=75,
+    save_every=75,
+)
+FIXED = replace(FULL, first_passes=5, last_passes=5)
+ARMS = {
+    "vanilla": replace(FULL, batch=8, kept_chains=0, first_passes=1, last_passes=1, anchor=1.0),
+    "iterative": replace(FIXED, target="original"),
+    "first_step_loss": FIXED,
+    "full": FULL,
+}
+
+
+def weights_of(arm: str) -> Path:
+    """Where an arm's decoder is kept; its log is the .jsonl beside it."""
+    return (
+        WEIGHTS_FOLDER / "tiny_sd_reed_decoder.safetensors"
+        if arm == "full"
+        else WEIGHTS_FOLDER / "ablation" / f"{arm}.safetensors"
+    )
+
+
+def draw_pictures() -> None:
+    """The training pictures as files, once."""
+    if PICTURES.is_dir():
+        return
+    unfinished = PICTURES.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    drawn = (255 * (pictures(SEED, COUNT, PAINTED) / 2 + 0.5)).round().byte().movedim(1, -1).numpy()
+    for number, picture in enumerate(drawn):
+        Image.fromarray(picture).save(unfinished / f"{number:05}.png")
+    os.replace(unfinished, PICTURES)
+
+
+def train_arm(arm: str) -> None:
+    output, run = weights_of(arm), RUNS_FOLDER / f"reed_{arm}"
+
+    def report(progress: Progress) -> None:
+        if progress.row:
+            logging.info("%s %s", arm, progress.row)
+
+    train_reed(BASE, PICTURES, output, ARMS[arm], run, decoder_only=True, on_step=report, cpu=True)
+    shutil.copyfile(run / "log.jsonl", output.with_suffix(".jsonl"))
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("arms", nargs="*", metavar="ARM", help=f"of {', '.join(ARMS)}; all without any")
+    chosen = parser.parse_args().arms or list(ARMS)
+    if not set(chosen) <= ARMS.keys():
+        parser.error(f"{', '.join(sorted(set(chosen) - ARMS.keys()))}: the arms are {', '.join(ARMS)}")
+    draw_pictures()
+    for arm in chosen:
+        train_arm(arm)
+
+
+if __name__ == "__main__":
+    main()
