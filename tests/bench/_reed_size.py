@@ -7,13 +7,15 @@ On small pictures the same is counted with numbers, and the process's own memory
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,24 +92,18 @@ class Step:
 REAL_STEPS = (Step(64, PASSES), Step(64, PASSES, checkpointing=True), Step(128, PASSES, checkpointing=True))
 
 
-@contextmanager
-def autocast(network: nn.Module, precision: str) -> Iterator[None]:
-    """Autocast as a graphics card has it: unlike a CPU's, group norms are in float32."""
+def autocast_as_on_a_card(network: nn.Module, precision: str) -> Callable[[], AbstractContextManager[Any]]:
+    """What to compute losses in. A graphics card's autocast, unlike a CPU's, has group norms in float32: so has `network`."""
     if precision == "float32":
-        yield
-        return
+        return nullcontext
 
     def in_float32(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(value.float() for value in inputs)
 
-    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
-    hooks = [norm.register_forward_pre_hook(in_float32) for norm in norms]
-    try:
-        with torch.autocast("cpu", getattr(torch, precision)):
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for norm in network.modules():
+        if isinstance(norm, nn.GroupNorm):
+            norm.register_forward_pre_hook(in_float32)  # it stays: with checkpointing the way back runs the norms again
+    return partial(torch.autocast, "cpu", getattr(torch, precision))
 
 
 def train(network: KLNetwork, step: Step, steps: int = 2) -> dict[str, Any]:
@@ -123,13 +119,13 @@ def train(network: KLNetwork, step: Step, steps: int = 2) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate)
     averages = [parameter.detach().clone() for parameter in trained]
     pictures = torch.rand(step.batch, 3, step.side, step.side)
-    live = LiveTensors()
+    live, autocast = LiveTensors(), autocast_as_on_a_card(task.network, step.precision)
     for tensor in (*task.network.state_dict(keep_vars=True).values(), *averages, pictures):
         live.note(tensor)
     for _ in range(steps):
         started, before = time.perf_counter(), live.now
         with live:
-            with autocast(task.network, step.precision):
+            with autocast():
                 loss = task.module(pictures, step.passes, True)["loss"]
             kept = live.now - before
             loss.backward()
@@ -228,13 +224,15 @@ def measure(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         layout = write_files(folder, seed)
         loaded = in_own_process(really_load, folder / NAME)
         taken = {step: in_own_process(really_train, folder / NAME, step) for step in REAL_STEPS}
-    derived = {step: derive(step) for step in derived_steps()}
+    steps = derived_steps()
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        derived = dict(zip(steps, pool.map(derive, steps), strict=True))
     figures = {
         "parameters": sum(shape.numel() for shape in layout.values()),
         "loading and the round-trip test": in_gib(loaded),
         "training steps": {str(step): in_gib(found) for step, found in taken.items()},
         "training steps, derived": {str(step): in_gib(found) for step, found in derived.items()},
-        "derived": "One picture's tensors at a time as PyTorch frees them. Not in it: CUDA itself, cuDNN's working memory "
+        "derived": "All tensors that are alive at once. Not in it: CUDA itself, cuDNN's working memory "
         f"and gaps between tensors, for which {ALLOWANCE / GIB} GiB are set aside. bfloat16: group norms in float32.",
         f"pictures of {SIDE} px at once that fit {CARD / GIB:.0f} GiB": {
             f"{precision}, {'with' if on else 'without'} checkpointing": largest_batch(derived, on, precision)
@@ -268,7 +266,7 @@ def size_goals(
     off = [abs(derived[step]["peak"] / found["peak"] - 1) for step, found in taken.items()]
     return [
         goal(
-            f"SD1.5's layout, training on {fits}: derived peak and {ALLOWANCE / GIB} GiB for CUDA",
+            f"SD1.5's layout, training on {fits}: derived peak and {ALLOWANCE / GIB} GiB set aside",
             (derived[fits]["peak"] + ALLOWANCE) / GIB,
             "at most",
             CARD / GIB,
@@ -280,7 +278,7 @@ def size_goals(
             int(not loaded["finite"]),
             "at most",
             0,
-            "passes",
+            "pictures",
         ),
     ]
 
