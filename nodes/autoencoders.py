@@ -10,16 +10,15 @@ import comfy.sd
 import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..models.autoencoders.encoder_match import ENCODER_PARTS, encoder_marks, find_mismatch, read_marks
+from ..models.autoencoders.kl_file import read_autoencoder
 from ..models.autoencoders.kl_layout import (
     KLConfig,
     find_faults,
     find_misfit,
     read_config,
-    to_ldm_layout,
     with_quantisers,
 )
 from ..models.session.record import EditRecord, observe, with_record
@@ -80,15 +79,6 @@ def build_host_vae(
     return vae
 
 
-def read_vae_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file. Raises ValueError, naming it, where it cannot be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} is not a readable safetensors file ({error}). Is the download whole?") from error
-
-
 def load_kl_vae(path: Path, base_vae: Any = None, dtype: torch.dtype | None = None) -> comfy.sd.VAE:
     """Load a KL autoencoder from a safetensors file. `base_vae` lends its encoder to a file that holds a decoder only.
 
@@ -96,9 +86,9 @@ def load_kl_vae(path: Path, base_vae: Any = None, dtype: torch.dtype | None = No
     latents are the base's to the bit, and otherwise the host's choice. Raises ValueError, naming the file and the fault,
     before anything is built from a file that is not what it should be.
     """
-    stored, metadata = read_vae_file(path)
+    stored = read_autoencoder(path)
     try:
-        weights = to_ldm_layout(stored)
+        weights = stored.in_ldm_layout()
         if any(name.startswith("encoder.") for name in weights):
             vae = _build_checked(weights, dtype)
             if base_vae is not None:
@@ -107,7 +97,7 @@ def load_kl_vae(path: Path, base_vae: Any = None, dtype: torch.dtype | None = No
         if base_vae is None:
             raise ValueError("it holds a decoder only. Connect base_vae: the VAE whose encoder goes with it.")
         encoder = encoder_of(base_vae)
-        check_encoder_fits(weights, encoder, read_marks(metadata))
+        check_encoder_fits(weights, encoder, read_marks(stored.metadata))
         decoder = {name: value for name, value in weights.items() if not name.startswith(ENCODER_PARTS)}
         vae = _build_checked(decoder | encoder, dtype or base_vae.vae_dtype)
     except ValueError as error:

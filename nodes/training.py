@@ -18,11 +18,11 @@ from comfy_api.v0_0_2 import io, ui
 from PIL import Image
 from torch import Tensor
 
-from ..models.autoencoders.kl_file import StoredAutoencoder
-from ..models.autoencoders.kl_layout import read_config, to_ldm_layout
+from ..models.autoencoders.kl_file import StoredAutoencoder, read_autoencoder
+from ..models.autoencoders.kl_layout import read_config
 from ..models.metrics.timeline_thumbnail import to_image
 from ..models.training.reed import KIND, REEDSettings
-from .autoencoders import load_kl_vae, read_vae_file
+from .autoencoders import load_kl_vae
 from .session_files import inside, output_folder
 
 if TYPE_CHECKING:
@@ -113,13 +113,13 @@ def check_output(path: Path, base: StoredAutoencoder) -> None:
     if not path.exists():
         return
     try:
-        there, metadata = read_vae_file(path)
-        ours = json.loads(metadata.get("reedit", "{}")).get("kind") == KIND
+        there = read_autoencoder(path)
+        ours = json.loads(there.metadata.get("reedit", "{}")).get("kind") == KIND
     except (ValueError, AttributeError):
         ours = False
     if not ours:
         raise ValueError(f"name: {path} is there already, and is no file that this node wrote. Give another name.")
-    decoder, given = to_ldm_layout(there), base.in_ldm_layout()
+    decoder, given = there.in_ldm_layout(), base.in_ldm_layout()
     names = [name for name in given if name.startswith("decoder.")]
     if all(name in decoder and torch.equal(decoder[name].to(given[name].dtype), given[name]) for name in names):
         raise ValueError(f"name: {path} is the file of the VAE that is connected as vae. Give another name.")

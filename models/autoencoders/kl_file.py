@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -18,9 +18,13 @@ _DECODER = ("decoder.", "post_quant_conv.")
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
 class StoredAutoencoder:
-    """The tensors of an autoencoder under the names and in the shapes of its file, a checkpoint's prefix taken off."""
+    """The tensors of an autoencoder under the names and in the shapes of its file, a checkpoint's prefix taken off.
+
+    metadata: what else the file says.
+    """
 
     tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def in_ldm_layout(self) -> dict[str, Tensor]:
         return to_ldm_layout(self.tensors)
@@ -61,6 +65,7 @@ def read_autoencoder(path: Path) -> StoredAutoencoder:
         with safe_open(path, framework="pt") as file:
             names = ldm_names(file.keys())
             tensors = {name: file.get_tensor(name) for name in names}
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} is not a readable safetensors file ({error}). Is the download whole?") from error
     except ValueError as error:
@@ -70,5 +75,6 @@ def read_autoencoder(path: Path) -> StoredAutoencoder:
         {
             next((name.removeprefix(p) for p in prefixes if name.startswith(p)), name): tensor
             for name, tensor in tensors.items()
-        }
+        },
+        metadata,
     )

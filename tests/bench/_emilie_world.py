@@ -49,7 +49,7 @@ def autoencoder(reed: bool = False) -> Any:
         return load_kl_vae(vanilla)
     file = reed_decoder()
     assert file is not None
-    return load_kl_vae(file)
+    return load_kl_vae(file, load_kl_vae(vanilla))
 
 
 @cache

@@ -17,7 +17,7 @@ from reedit.models.autoencoders.kl_file import read_autoencoder
 from reedit.models.autoencoders.kl_layout import KLConfig, read_config
 from reedit.models.autoencoders.kl_network import KLNetwork, build_autoencoder
 from reedit.models.training.reed import REEDSettings, REEDTask
-from reedit.nodes.autoencoders import load_kl_vae, read_vae_file
+from reedit.nodes.autoencoders import load_kl_vae
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -51,7 +51,7 @@ def autoencoder(arm: str, weights: Path) -> Any:
 
 def about(arm: str, weights: Path) -> dict[str, Any]:
     """What the training wrote into an arm's file: its settings, its last figures, the perceptual distance, the base."""
-    return json.loads(read_vae_file(decoder_file(arm, weights))[1]["reedit"])
+    return json.loads(read_autoencoder(decoder_file(arm, weights)).metadata["reedit"])
 
 
 class NoNumbers(KLNetwork):

@@ -11,6 +11,7 @@ import websocket
 from chain_builder import DEMO_MODELS, PICTURE
 from edit_chain import truth
 from reed_workflows import reed_round_trip
+from saved_workflows import run_shipped
 from workflow_writer import WorkflowWriter
 
 
@@ -49,6 +50,12 @@ def test_cancelling_keeps_the_passes_that_are_done(server):
     report = json.loads(shown["text"][0])
     assert report["vaes"][0]["passes"] == vae["passes"][:2] and len(shown["images"]) == 2
     assert demo.open_picture(server.output_file(shown["images"][0])).shape[1] == 1300
+
+
+def test_the_template_shows_that_the_reed_decoder_holds_better(server):
+    demo.save_picture(truth(None), server.folder("input") / PICTURE)
+    shown = run_shipped("reed_round_trip", server)
+    assert "Other VAE held better" in shown["in words"]["text"][0]
 
 
 def test_the_graph_of_the_template_shows_both_vaes(server):

@@ -29,20 +29,21 @@ SEED, COUNT, PAINTED = 2 * 10**8, 4000, 0.2  # of the world's pictures: none tha
 
 # One step decodes eight pictures with a gradient and encodes ten: so it costs the same in every arm.
 FULL = REEDSettings(
-    steps=3000,
+    steps=1200,
     batch=2,
     kept_chains=6,
     gradient_passes=1,
     crop=64,
     learning_rate=3e-4,
     warm_up=20,
-    average_decay=0.998,
+    average_decay=0.995,
     anchor=4.0,
     perceptual=0.0,
-    plateau_window=75,
+    plateau_window=30,
     plateau_improvement=0.02,
-    validate_every=75,
-    save_every=75,
+    held_out=6,
+    validate_every=60,
+    save_every=60,
 )
 FIXED = replace(FULL, first_passes=5, last_passes=5)
 ARMS = {
@@ -53,13 +54,11 @@ ARMS = {
 }
 
 
-def weights_of(arm: str) -> Path:
-    """Where an arm's decoder is kept; its log is the .jsonl beside it."""
-    return (
-        WEIGHTS_FOLDER / "tiny_sd_reed_decoder.safetensors"
-        if arm == "full"
-        else WEIGHTS_FOLDER / "ablation" / f"{arm}.safetensors"
-    )
+def files_of(arm: str) -> tuple[Path, Path]:
+    """Where an arm's decoder and its log are kept."""
+    if arm == "full":
+        return WEIGHTS_FOLDER / "tiny_sd_reed_decoder.safetensors", WEIGHTS_FOLDER / "reed_decoder.jsonl"
+    return WEIGHTS_FOLDER / "ablation" / f"{arm}.safetensors", WEIGHTS_FOLDER / "ablation" / f"{arm}.jsonl"
 
 
 def draw_pictures() -> None:
@@ -76,14 +75,14 @@ def draw_pictures() -> None:
 
 
 def train_arm(arm: str) -> None:
-    output, run = weights_of(arm), RUNS_FOLDER / f"reed_{arm}"
+    (output, log), run = files_of(arm), RUNS_FOLDER / f"reed_{arm}"
 
     def report(progress: Progress) -> None:
         if progress.row:
             logging.info("%s %s", arm, progress.row)
 
     train_reed(BASE, PICTURES, output, ARMS[arm], run, decoder_only=True, on_step=report, cpu=True)
-    shutil.copyfile(run / "log.jsonl", output.with_suffix(".jsonl"))
+    shutil.copyfile(run / "log.jsonl", log)
 
 
 def main() -> None:
