@@ -19,9 +19,13 @@ _ROOM = 8  # times the chains of one step: the more, the less do pictures that b
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
 class Chain:
-    """One picture's chain. latent: (C, h, w) of x^passes. target: what its passes are compared with, (3, H, W)."""
+    """One picture's chain.
+
+    latent: (C, h, w) of x^passes; origin: that of x^0. target: what its passes are compared with, (3, H, W).
+    """
 
     latent: Tensor
+    origin: Tensor
     target: Tensor
     passes: int
 
@@ -53,12 +57,12 @@ class KeptChains:
         if self.chains:
             state["passes"] = torch.tensor([chain.passes for chain in self.chains])
             state["latents"] = torch.stack([chain.latent for chain in self.chains])
+            state["origins"] = torch.stack([chain.origin for chain in self.chains])
             state["targets"] = torch.stack([chain.target for chain in self.chains])
         return state
 
     def load_state(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         self.taken, self.chains = int(state["taken"]), []
         if "passes" in state:
-            latents, targets = state["latents"].to(device), state["targets"].to(device)
-            passes = state["passes"].tolist()
-            self.chains = [Chain(*one) for one in zip(latents, targets, passes, strict=True)]
+            tensors = [state[name].to(device) for name in ("latents", "origins", "targets")]
+            self.chains = [Chain(*one) for one in zip(*tensors, state["passes"].tolist(), strict=True)]

@@ -59,6 +59,12 @@ class REEDSettings(TrainingSettings):
     checkpointing: bool = setting(
         False, "Keep little of these passes in memory and compute it anew: 512 px then fit a card of 24 GB."
     )
+    latent: float = setting(
+        0.0,
+        "Weight of how far the last pass's latent is from the original's. The paper has no such term; it teaches the decoder "
+        "to draw what the encoder reads back as it was.",
+        0,
+    )
 
     def check(self) -> None:
         super().check()
@@ -71,7 +77,8 @@ class REEDSettings(TrainingSettings):
 class REEDLoss(nn.Module):
     """The loss of one step: D(x^k, x^1) + anchor · D(x^1, x^0), with x^i = decode(encode(x^{i-1})) and x^1 held.
 
-    PAPERS.md 1.5.1; D is `PictureDistance`.
+    PAPERS.md 1.5.1; D is `PictureDistance`. On top of it comes, with `latent` as its weight, the mean square of
+    encode(x^k) - encode(x^0), as a share of the latent's variance: ours, not the paper's.
     The first passes run without a gradient; it goes back through the last `gradient_passes` of them, and through the first.
     """
 
@@ -105,7 +112,15 @@ class REEDLoss(nn.Module):
             target = first.detach() if self.settings.target == "first step" else original
             chain = self.distance(picture, target)
             losses |= {"chain": chain.detach(), "loss": losses["loss"] + chain}
+            if self.settings.latent:
+                self._add_latent(losses, self._remember(network.encode, picture), latent)
         return losses
+
+    def _add_latent(self, losses: dict[str, Tensor], found: Tensor, origin: Tensor) -> None:
+        """Add how far latents are from where their chains began. Both (B, C, h, w)."""
+        difference = found.float() - origin.float()
+        share = difference.square().mean() / origin.float().var().clamp(min=1e-12)
+        losses |= {"latent": share.detach(), "loss": losses["loss"] + self.settings.latent * share}
 
     def _go_on(self, original: Tensor, latent: Tensor, passes: int, eight_bit: bool) -> dict[str, Tensor]:
         """The loss with kept chains: new pictures make their first pass, kept ones their next, together.
@@ -121,18 +136,23 @@ class REEDLoss(nn.Module):
         if chains:
             for _ in range(self.settings.gradient_passes - 1):
                 further = as_kept(self._remember(self._pass, further), eight_bit)
-            chain = self.distance(further, torch.stack([chain.target for chain in chains]))
+            chain = self.distance(further, torch.stack([one.target for one in chains]))
             losses |= {"chain": chain.detach(), "loss": losses["loss"] + chain}
         if passes > 1:
-            with torch.no_grad():
-                latents = self.network.encode(torch.cat([first, further]).detach()).float()
-            targets = first.detach() if self.settings.target == "first step" else original
-            begun = [Chain(*one, 1) for one in zip(latents, targets, strict=False)]
-            gone_on = [
-                Chain(after, chain.target, chain.passes + self.settings.gradient_passes)
-                for chain, after in zip(chains, latents[len(original) :], strict=True)
+            origins = torch.cat([latent, *(chain.origin[None] for chain in chains)])
+            if self.settings.latent:
+                found = self._remember(self.network.encode, torch.cat([first, further]))
+                self._add_latent(losses, found, origins)
+            else:
+                with torch.no_grad():
+                    found = self.network.encode(torch.cat([first, further]))
+            targets = [
+                *(first.detach() if self.settings.target == "first step" else original),
+                *(one.target for one in chains),
             ]
-            self.kept.put(gone_on + begun, passes)
+            done = [1] * len(original) + [one.passes + self.settings.gradient_passes for one in chains]
+            found = found.detach().float()
+            self.kept.put([Chain(*one) for one in zip(found, origins.float(), targets, done, strict=True)], passes)
         return losses
 
     def _pass(self, picture: Tensor) -> Tensor:

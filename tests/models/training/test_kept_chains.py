@@ -12,7 +12,7 @@ SETTINGS = REEDSettings(
 
 
 def chains_at(*passes):
-    return [Chain(torch.full((4, 2, 2), float(n)), torch.zeros(3, 8, 8), n) for n in passes]
+    return [Chain(torch.full((4, 2, 2), float(n)), torch.zeros(4, 2, 2), torch.zeros(3, 8, 8), n) for n in passes]
 
 
 def test_chains_are_taken_out_and_put_back_until_they_are_long_enough():
@@ -117,3 +117,39 @@ def test_the_gradient_goes_through_the_decoder_alone(task):
     names = set(task.parameters)
     assert all(p.grad is None for name, p in task.network.autoencoder.named_parameters() if name not in names)
     assert all(not chain.latent.requires_grad and not chain.target.requires_grad for chain in task.module.kept.chains)
+
+
+def test_the_latent_term_is_how_far_a_chain_is_from_where_it_began(small_network):
+    torch.manual_seed(0)
+    original = torch.rand(2, 3, 16, 16)
+    task = REEDTask(small_network, replace(SETTINGS, latent=0.5))
+    task.module(original, 4, False)
+    losses = task.module(original, 4, False)
+    with torch.no_grad():
+        origin = small_network.encode(original)
+        first = as_kept(small_network.decode(origin), False)
+        second = as_kept(small_network.decode(small_network.encode(first)), False)
+        found = small_network.encode(torch.cat([first, second]))
+    origins = origin.repeat(2, 1, 1, 1)
+    expected = ((found - origins) ** 2).mean() / origins.var()
+    torch.testing.assert_close(losses["latent"], expected, rtol=1e-3, atol=1e-7)
+    without = losses["loss"].detach() - 0.5 * losses["latent"]
+    torch.testing.assert_close(without, losses["anchor"] + losses["chain"], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("passes", [2, 4])
+def test_without_kept_chains_it_is_that_of_the_last_pass(small_network, passes):
+    torch.manual_seed(0)
+    original = torch.rand(2, 3, 16, 16)
+    task = REEDTask(small_network, replace(SETTINGS, kept_chains=0, latent=0.5))
+    losses = task.module(original, passes, False)
+    with torch.no_grad():
+        origin = found = small_network.encode(original)
+        for _ in range(passes):
+            found = small_network.encode(as_kept(small_network.decode(found), False))
+    expected = ((found - origin) ** 2).mean() / origin.var()
+    torch.testing.assert_close(losses["latent"], expected, rtol=1e-3, atol=1e-7)
+    without = losses["loss"].detach() - 0.5 * losses["latent"]
+    torch.testing.assert_close(without, losses["anchor"] + losses["chain"], rtol=1e-4, atol=1e-7)
+    losses["loss"].backward()
+    assert all(parameter.grad is not None for parameter in task.parameters.values())
