@@ -27,6 +27,7 @@ class StoredAutoencoder:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def in_ldm_layout(self) -> dict[str, Tensor]:
+        """The tensors under their ldm names."""
         return to_ldm_layout(self.tensors)
 
     def fingerprint(self) -> str:

@@ -28,19 +28,26 @@ class Task(Protocol):
     def module(self) -> nn.Module: ...
 
     @property
-    def parameters(self) -> dict[str, nn.Parameter]: ...
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Those of the module's that are trained, by name."""
 
-    def arguments(self, step: int) -> dict[str, Any]: ...
+    def arguments(self, step: int) -> dict[str, Any]:
+        """What the module is told at this step besides pictures."""
 
-    def validate(self, step: int, held_out: Tensor) -> tuple[dict[str, float], list[Tensor]]: ...
+    def validate(self, step: int, held_out: Tensor) -> tuple[dict[str, float], list[Tensor]]:
+        """Figures after `step` by name, and batches of (B, 3, H, W) in 0..1 to be shown side by side."""
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        """What a run must know to go on, the same in all processes: what JSON can hold."""
 
-    def load_state(self, state: Mapping[str, Any]) -> None: ...
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
 
-    def state_tensors(self) -> dict[str, Tensor]: ...  # each process has its own
+    def state_tensors(self) -> dict[str, Tensor]:
+        """What else it must know; each process has its own."""
 
-    def load_state_tensors(self, state: Mapping[str, Tensor], device: torch.device) -> None: ...
+    def load_state_tensors(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take up what `state_tensors` gave, or nothing where it is lost."""
 
 
 @dataclass
