@@ -16,6 +16,7 @@ from ..models.autoencoders.encoder_match import ENCODER_PARTS, encoder_marks, fi
 from ..models.autoencoders.kl_file import read_autoencoder
 from ..models.autoencoders.kl_layout import (
     KLConfig,
+    describe_faults,
     find_faults,
     find_misfit,
     read_config,
@@ -144,8 +145,7 @@ def _build_checked(weights: dict[str, Tensor], dtype: torch.dtype | None) -> com
     vae = build_host_vae(weights, config, encoder_config, dtype)
     faults = find_faults(weights, vae.first_stage_model.state_dict())
     if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"{'; '.join(faults[:5])}{more}.")
+        raise ValueError(f"{describe_faults(faults)}.")
     return vae
 
 

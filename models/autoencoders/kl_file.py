@@ -11,9 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..files import fingerprint, write_beside
-from .kl_layout import ldm_names, to_ldm_layout
-
-_DECODER = ("decoder.", "post_quant_conv.")
+from .kl_layout import DECODER_PARTS, PREFIXES, ldm_names, to_ldm_layout
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
@@ -41,7 +39,7 @@ class StoredAutoencoder:
         """
         replaced = dict(self.tensors)
         for name, ldm_name in ldm_names(self.tensors).items():
-            if ldm_name.startswith(_DECODER):
+            if ldm_name.startswith(DECODER_PARTS):
                 base = self.tensors[name]
                 replaced[name] = trained[ldm_name].detach().reshape(base.shape).to(base.dtype).cpu()
         return StoredAutoencoder(replaced)
@@ -49,7 +47,9 @@ class StoredAutoencoder:
     def decoder_only(self) -> StoredAutoencoder:
         """A copy without the encoder: a third smaller, for one who has the base."""
         names = ldm_names(self.tensors)
-        return StoredAutoencoder({name: self.tensors[name] for name, ldm in names.items() if ldm.startswith(_DECODER)})
+        return StoredAutoencoder(
+            {name: self.tensors[name] for name, ldm in names.items() if ldm.startswith(DECODER_PARTS)}
+        )
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the file beside and rename it. OSError where it cannot be written: what was there before is there still."""
@@ -71,10 +71,9 @@ def read_autoencoder(path: Path) -> StoredAutoencoder:
         raise ValueError(f"{path.name} is not a readable safetensors file ({error}). Is the download whole?") from error
     except ValueError as error:
         raise ValueError(f"{path.name} cannot be used as a VAE: {error}") from error
-    prefixes = ("first_stage_model.", "vae.")
     return StoredAutoencoder(
         {
-            next((name.removeprefix(p) for p in prefixes if name.startswith(p)), name): tensor
+            next(name.removeprefix(p) for p in PREFIXES if name.startswith(p)): tensor
             for name, tensor in tensors.items()
         },
         metadata,

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 NORM_GROUPS = 32  # of every group norm in this family: widths are multiples of it
-_PREFIXES = ("first_stage_model.", "vae.", "")
+DECODER_PARTS = ("decoder.", "post_quant_conv.")  # begin the ldm names of all that turns a latent into a picture
+PREFIXES = ("first_stage_model.", "vae.", "")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def ldm_names(weights: Iterable[str]) -> dict[str, str]:
     Raises ValueError if no decoder of this family is in there.
     """
     names = list(weights)
-    for prefix in _PREFIXES:
+    for prefix in PREFIXES:
         if f"{prefix}decoder.conv_in.weight" in names:
             break
     else:
@@ -173,3 +174,9 @@ def find_faults(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
         elif not bool(torch.isfinite(weights[name]).all()):
             faults.append(f"{name} holds NaN or infinite values")
     return faults
+
+
+def describe_faults(faults: Sequence[str]) -> str:
+    """What `find_faults` found as one clause: the first five, and how many there are besides."""
+    more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+    return f"{'; '.join(faults[:5])}{more}"

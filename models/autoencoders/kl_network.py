@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from .kl_layout import NORM_GROUPS, KLConfig, find_faults, read_config, to_ldm_layout
+from .kl_layout import DECODER_PARTS, NORM_GROUPS, KLConfig, describe_faults, find_faults, read_config, to_ldm_layout
 
 
 class KLNetwork(nn.Module):
@@ -26,8 +26,7 @@ class KLNetwork(nn.Module):
             autoencoder: Any = build_autoencoder(self.config, quantisers="post_quant_conv.weight" in weights)
         faults = find_faults(weights, to_ldm_layout(autoencoder.state_dict()))
         if faults:
-            more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-            raise ValueError(f"{'; '.join(faults[:5])}{more}.")
+            raise ValueError(f"{describe_faults(faults)}.")
         self.autoencoder = autoencoder.to_empty(device="cpu").float()
         for name, tensor in to_ldm_layout(self.autoencoder.state_dict()).items():
             tensor.copy_(weights[name])
@@ -43,9 +42,7 @@ class KLNetwork(nn.Module):
     def decoder_parameters(self) -> dict[str, nn.Parameter]:
         """All that is trained where the encoder, and with it the latents, must stay: the decoder and its quantiser."""
         return {
-            name: parameter
-            for name, parameter in self.autoencoder.named_parameters()
-            if name.startswith(("decoder.", "post_quant_conv."))
+            name: parameter for name, parameter in self.autoencoder.named_parameters() if name.startswith(DECODER_PARTS)
         }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..autoencoders.chain import as_kept, run_chain
-from ..autoencoders.kl_layout import to_ldm_layout
+from ..autoencoders.kl_layout import DECODER_PARTS, to_ldm_layout
 from .distance import PictureDistance
 from .incrementation import DynamicIncrementation
 from .kept_chains import Chain, KeptChains
@@ -231,4 +231,4 @@ class REEDTask:
     def trained_tensors(self) -> dict[str, Tensor]:
         """The decoder as it is now, under its ldm names."""
         tensors = to_ldm_layout(self.network.autoencoder.state_dict())
-        return {name: value for name, value in tensors.items() if name.startswith(("decoder.", "post_quant_conv."))}
+        return {name: value for name, value in tensors.items() if name.startswith(DECODER_PARTS)}

@@ -13,7 +13,6 @@ from accelerate import PartialState
 
 from ..autoencoders.encoder_match import ENCODER_KEY, encoder_marks
 from ..autoencoders.kl_file import StoredAutoencoder, read_autoencoder
-from ..autoencoders.kl_layout import read_config
 from ..autoencoders.kl_network import KLNetwork
 from .loop import Progress, train
 from .pictures import PictureFolder
@@ -52,7 +51,6 @@ def train_reed(
     weights = stored.in_ldm_layout()
     name = base.name if isinstance(base, Path) else "the base"
     try:
-        read_config(weights)
         network = KLNetwork(weights)
     except ValueError as error:
         raise ValueError(f"{name} cannot be trained: {error}") from error
