@@ -24,14 +24,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 BASE = "untouched base"
 VANILLA, ITERATIVE, FIRST_STEP = "vanilla", "iterative", "iterative + first-step loss"
-FULL = "full recipe"  # iterative, first-step loss and dynamic incrementation
+FULL = "full recipe"  # the paper's: iterative, first-step loss and dynamic incrementation
+LATENT = "full recipe + latent term"  # ours, and the demo family's decoder
+RECIPES = (FULL, LATENT)
 BASE_FILE = _host.WEIGHTS / "tiny_sd_autoencoder.safetensors"
 # Of each arm: its decoder and its log, in the folder of weights.
 FILES = {
     VANILLA: ("ablation/vanilla.safetensors", "ablation/vanilla.jsonl"),
     ITERATIVE: ("ablation/iterative.safetensors", "ablation/iterative.jsonl"),
     FIRST_STEP: ("ablation/first_step_loss.safetensors", "ablation/first_step_loss.jsonl"),
-    FULL: ("tiny_sd_reed_decoder.safetensors", "reed_decoder.jsonl"),
+    FULL: ("ablation/full.safetensors", "ablation/full.jsonl"),
+    LATENT: ("tiny_sd_reed_decoder.safetensors", "reed_decoder.jsonl"),
 }
 ARMS = (BASE, *FILES)
 SETTLING, COUNTED = 30, 10  # steps

@@ -15,7 +15,7 @@ import _host
 import folder_paths
 import nodes as host
 import torch
-from _reed_arms import BASE_FILE, FILES, FULL, decoder_file
+from _reed_arms import BASE_FILE, FILES, LATENT, decoder_file
 from _reed_pictures import LARGE, SCENES, pictures_of
 from _report import goal
 from reedit.models.autoencoders.kl_file import StoredAutoencoder, read_autoencoder
@@ -74,7 +74,7 @@ def same_latents(weights: Path, seed: int) -> dict[str, Any]:
 
 def write_whole(weights: Path, file: Path) -> None:
     """The base's encoder and the full recipe's decoder as one file, as a training without --decoder-only writes it."""
-    base, decoder = read_autoencoder(BASE_FILE), read_autoencoder(decoder_file(FULL, weights))
+    base, decoder = read_autoencoder(BASE_FILE), read_autoencoder(decoder_file(LATENT, weights))
     encoder = {name: base.tensors[name] for name, ldm in ldm_names(base.tensors).items() if ldm.startswith(ENCODER)}
     StoredAutoencoder({**encoder, **decoder.tensors}).save(file, {"kind": "written by dev.py bench reed"})
 
