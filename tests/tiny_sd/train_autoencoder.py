@@ -1,11 +1,13 @@
-"""Trains the demo family's KL autoencoder: 64 px pictures, ratio 4, 4 channels.
+"""Trains the demo family's KL autoencoder: 64 px pictures, ratio 4, 4 channels; and one that compresses twice as much.
 
-`python -m tiny_sd.train_autoencoder` in tests/.
+`python -m tiny_sd.train_autoencoder [NAME …]` in tests/.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,19 +17,29 @@ from safetensors.torch import save_file
 from .training_loop import WEIGHTS_FOLDER, train
 from .world import SIZE, draw, random_scene
 
-NAME = "autoencoder"
 STEPS, BATCH, LEARNING_RATE, KL_WEIGHT = 2600, 16, 2e-3, 5e-6
 SCALE_FACTOR = 0.18215  # of Stable Diffusion 1.5: latents are stored 1 / 0.18215 times larger than unit variance
-BLOCK_OUT_CHANNELS = (32, 64, 96)
 
 
-def build() -> AutoencoderKL:
+@dataclass(frozen=True)
+class Sizes:
+    block_out_channels: tuple[int, ...]
+    latent_channels: int
+
+
+DEMO, RATIO_8 = "autoencoder", "autoencoder_ratio_8"
+# The second is for the eps-VAE decoders alone: 8×8 cells of 8 channels, half the numbers of 16×16 cells of 4.
+AUTOENCODERS = {DEMO: Sizes((32, 64, 96), 4), RATIO_8: Sizes((32, 64, 64, 96), 8)}
+
+
+def build(sizes: Sizes) -> AutoencoderKL:
+    levels = len(sizes.block_out_channels)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(BLOCK_OUT_CHANNELS),
-        up_block_types=("UpDecoderBlock2D",) * len(BLOCK_OUT_CHANNELS),
-        block_out_channels=BLOCK_OUT_CHANNELS,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=sizes.block_out_channels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=sizes.latent_channels,
         norm_num_groups=32,
         scaling_factor=SCALE_FACTOR,
     )
@@ -82,10 +94,9 @@ def scale_latents(model: AutoencoderKL) -> None:
     model.post_quant_conv.weight /= factor
 
 
-def main() -> None:
-    logging.basicConfig(level=logging.INFO)
+def train_autoencoder(name: str) -> None:
     torch.manual_seed(0)
-    model = build()
+    model = build(AUTOENCODERS[name])
 
     def loss_of_step(step: int) -> dict[str, torch.Tensor]:
         batch = pictures(step, BATCH, painted=0.4)
@@ -98,11 +109,22 @@ def main() -> None:
         loss = error + 0.1 * (decoded - batch).abs().mean() + KL_WEIGHT * divergence
         return {"loss": loss, "mse": error, "kl": divergence}
 
-    trained = train(NAME, model, loss_of_step, STEPS, LEARNING_RATE, evaluate=psnr_on_held_out)
+    trained = train(name, model, loss_of_step, STEPS, LEARNING_RATE, evaluate=psnr_on_held_out)
     scale_latents(trained)
     # The diffusers layout, which ReEditLoadREEDVAE reads as well as the ldm one.
     weights = {key: value.half().contiguous() for key, value in trained.state_dict().items()}
-    save_file(weights, WEIGHTS_FOLDER / f"tiny_sd_{NAME}.safetensors")
+    save_file(weights, WEIGHTS_FOLDER / f"tiny_sd_{name}.safetensors")
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(AUTOENCODERS)}; all without any")
+    chosen = parser.parse_args().names or list(AUTOENCODERS)
+    if not set(chosen) <= AUTOENCODERS.keys():
+        parser.error(f"the autoencoders are {', '.join(AUTOENCODERS)}")
+    for name in chosen:
+        train_autoencoder(name)
 
 
 if __name__ == "__main__":

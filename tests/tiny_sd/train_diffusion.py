@@ -22,8 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from .family import _KNOWN_TOKENS, _TOKEN_EMBEDDING, CONTEXT_DIM, MODEL_CHANNELS, TEXT_ENCODER_CONFIG, TinySD
 from .language import EDIT_KINDS, caption, make_edit, vocabulary
-from .train_autoencoder import NAME as AUTOENCODER
-from .train_autoencoder import SCALE_FACTOR
+from .train_autoencoder import AUTOENCODERS, DEMO, SCALE_FACTOR
 from .train_autoencoder import build as build_autoencoder
 from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, train
 from .world import draw, random_scene
@@ -109,8 +108,8 @@ def encode(pictures: np.ndarray, autoencoder: nn.Module) -> torch.Tensor:
 
 
 def load_autoencoder() -> nn.Module:
-    autoencoder = build_autoencoder()
-    weights = load_file(WEIGHTS_FOLDER / f"tiny_sd_{AUTOENCODER}.safetensors")
+    autoencoder = build_autoencoder(AUTOENCODERS[DEMO])
+    weights = load_file(WEIGHTS_FOLDER / f"tiny_sd_{DEMO}.safetensors")
     autoencoder.load_state_dict({key: value.float() for key, value in weights.items()})
     return autoencoder.eval()
 
