@@ -112,7 +112,6 @@ class EpsilonDecoder(nn.Module):
 
     # --- decoding -----------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def decode(
         self,
         latent: Tensor,

@@ -45,6 +45,15 @@ class KLNetwork(nn.Module):
             name: parameter for name, parameter in self.autoencoder.named_parameters() if name.startswith(DECODER_PARTS)
         }
 
+    def decoder_tensors(self) -> dict[str, Tensor]:
+        """The decoder and its quantiser as they are now, under their ldm names."""
+        tensors = to_ldm_layout(self.autoencoder.state_dict())
+        return {name: value for name, value in tensors.items() if name.startswith(DECODER_PARTS)}
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep little in memory for a gradient, and compute the rest anew."""
+        self.autoencoder.enable_gradient_checkpointing()
+
 
 def build_autoencoder(config: KLConfig, quantisers: bool = True) -> AutoencoderKL:
     """Diffusers' autoencoder of these sizes, weights fresh. quantisers: with convolutions on both sides of the latent."""

