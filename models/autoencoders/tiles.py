@@ -55,7 +55,7 @@ def decode_in_tiles(
     cells. advance: called after each tile with how many of how many are done.
     """
     decoder, work = network.decoder, TileWork(latent, 1, tile, device, advance)
-    work.expect(decoder.up)
+    work.expect(_layers_of(decoder.up))
     pictures = []
     for one in latent.split(1):
         h = decoder.conv_in(_quantiser(network, "post_quant_conv")(one.to(device)))
@@ -65,7 +65,7 @@ def decode_in_tiles(
             kept = work.run_blocks(level, kept)
             if hasattr(level, "upsample"):
                 kept = work.run(level.upsample, kept.values)
-        pictures.append(work.run(_normed(decoder.norm_out, kept, device, decoder.conv_out), kept.values).values)
+        pictures.append(work.run(normed(decoder.norm_out, kept, device, decoder.conv_out), kept.values).values)
     return torch.cat(pictures)
 
 
@@ -83,7 +83,7 @@ def encode_in_tiles(
     ratio: pixels on the side of a cell. The rest is as for `decode_in_tiles`.
     """
     encoder, work = network.encoder, TileWork(picture, ratio, tile, device, advance)
-    work.expect(encoder.down)
+    work.expect(_layers_of(encoder.down))
     latents = []
     for one in picture.split(1):
         kept = work.run(encoder.conv_in, one)
@@ -120,9 +120,8 @@ class TileWork:
         self.cores: list[Box] = [(top, bottom, *span) for top, bottom in rows for span in columns]
         self.done, self.total = 0, 0
 
-    def expect(self, levels: Any) -> None:
-        """Count the tiles that lie ahead, for progress: two a block, one for each resampler and for the way in or out."""
-        layers = sum(2 * len(level.block) for level in levels) + len(levels)
+    def expect(self, layers: int) -> None:
+        """Count the tiles that lie ahead, for progress. layers: how often `run` is called for each picture."""
         self.total = layers * len(self.cores) * self.pictures
 
     def keep(self, values: Tensor) -> FeatureMap:
@@ -133,8 +132,8 @@ class TileWork:
     def run_blocks(self, level: Any, kept: FeatureMap) -> FeatureMap:
         """The residual blocks of a level, and its attention where it has one: that needs the whole map at once."""
         for index, block in enumerate(level.block):
-            inner = self.run(_normed(block.norm1, kept, self.device, block.conv1), kept.values)
-            layer = _normed(block.norm2, inner, self.device, block.conv2)
+            inner = self.run(normed(block.norm1, kept, self.device, block.conv1), kept.values)
+            layer = normed(block.norm2, inner, self.device, block.conv2)
             kept = self.run(layer, inner.values, residual=kept.values, shortcut=getattr(block, "nin_shortcut", None))
             if len(level.attn) > 0:
                 kept = self.keep(level.attn[index](kept.values.to(self.device)))
@@ -192,15 +191,32 @@ def split_evenly(length: int, longest: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _normed(norm: nn.GroupNorm, whole: FeatureMap, device: torch.device, conv: Layer) -> Layer:
-    """A group norm, SiLU and a convolution, as a layer for tiles of the map whose moments the norm takes."""
+def normed(
+    norm: nn.GroupNorm,
+    whole: FeatureMap,
+    device: torch.device,
+    conv: Layer,
+    scale_shift: tuple[Tensor, Tensor] | None = None,
+) -> Layer:
+    """A group norm, SiLU and a convolution, as a layer for tiles of the map whose moments the norm takes.
+
+    scale_shift: two of (C,); what the norm gives is multiplied by 1 + the first, and the second added (AdaGN).
+    """
     groups, channels = norm.num_groups, norm.num_channels
     mean = whole.mean.view(groups, -1).mean(1)
     variance = whole.square.view(groups, -1).mean(1) - mean**2
     # Of fixed moments a group norm is a batch norm, which takes them for each channel.
     mean, variance = (value.repeat_interleave(channels // groups).float().to(device) for value in (mean, variance))
     weight, bias = (value.to(device, torch.float32) for value in (norm.weight, norm.bias))
+    if scale_shift is not None:
+        scale, shift = (value.to(device, torch.float32) for value in scale_shift)
+        weight, bias = weight * (1 + scale), bias * (1 + scale) + shift
     return lambda tile: conv(functional.silu(functional.batch_norm(tile, mean, variance, weight, bias, eps=norm.eps)))
+
+
+def _layers_of(levels: Any) -> int:
+    """How many layers go over all tiles: two a block, one for each resampler and for the way in or out."""
+    return sum(2 * len(level.block) for level in levels) + len(levels)
 
 
 def _quantiser(network: Any, name: str) -> Layer:
