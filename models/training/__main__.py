@@ -1,4 +1,4 @@
-"""The command line of all trainings: `python -m models.training reed --help`, from the pack's folder.
+"""The command line of all trainings: `python -m models.training reed --help` or `epsilon --help`, from the pack's folder.
 
 On several GPUs: `accelerate launch -m models.training reed …`.
 """
@@ -14,8 +14,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .epsilon import EpsilonSettings
 from .loop import Progress
 from .reed import REEDSettings
+from .train_epsilon import train_epsilon
 from .train_reed import train_reed
 
 
@@ -36,49 +38,60 @@ def describe_row(row: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.6g}" for name, value in row.items())
 
 
-def main() -> None:
-    main_process = int(os.environ.get("RANK", 0)) == 0  # one of several GPUs' processes speaks for all
-    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+def add_training(commands: Any, name: str, settings: Any, help: str) -> argparse.ArgumentParser:
+    """The command of one training: its places and its settings."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help)
+    command.add_argument(
+        "--base", type=Path, required=True, help="a KL autoencoder or a checkpoint with one (safetensors)"
+    )
+    command.add_argument("--pictures", type=Path, required=True, help="a folder of pictures to train on")
+    command.add_argument("--output", type=Path, required=True, help="the safetensors file to write")
+    command.add_argument("--run", type=Path, help="the run's own folder (the output's name with .run)")
+    command.add_argument("--cpu", action="store_true", help="use no GPU")
+    add_settings(command, settings)
+    return command
+
+
+def read_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """What the command line says, and what says so of it where it is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m models.training", description="Trains decoders for latent editing."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    reed = commands.add_parser("reed", help="a decoder that survives repeated encode-decode (REED-VAE)")
-    reed.add_argument(
-        "--base", type=Path, required=True, help="a KL autoencoder or a checkpoint with one (safetensors)"
+    reed = add_training(
+        commands, "reed", REEDSettings, help="a decoder that survives repeated encode-decode (REED-VAE)"
     )
-    reed.add_argument("--pictures", type=Path, required=True, help="a folder of pictures to train on")
-    reed.add_argument("--output", type=Path, required=True, help="the safetensors file to write")
-    reed.add_argument("--run", type=Path, help="the run's own folder (the output's name with .run)")
     reed.add_argument(
         "--decoder-only", action="store_true", help="leave the encoder, which is the base's, out of the file"
     )
-    reed.add_argument("--cpu", action="store_true", help="use no GPU")
-    add_settings(reed, REEDSettings)
-    given = parser.parse_args()
-    settings = REEDSettings(**{one.name: getattr(given, one.name) for one in fields(REEDSettings)})
+    add_training(commands, "epsilon", EpsilonSettings, help="a decoder that denoises in one to three steps (eps-VAE)")
+    return parser, parser.parse_args()
 
-    def run() -> None:
-        with tqdm(total=settings.steps, unit="step", disable=not main_process) as bar:
 
-            def show(progress: Progress) -> None:
-                bar.update(progress.step - bar.n)
-                if progress.row and main_process:
-                    bar.write(describe_row(progress.row))
+def run(given: argparse.Namespace, main_process: bool) -> None:
+    """Train what was asked for, with a bar, and each row of the log as it comes."""
+    kind: Any = REEDSettings if given.command == "reed" else EpsilonSettings
+    settings = kind(**{one.name: getattr(given, one.name) for one in fields(kind)})
+    with tqdm(total=settings.steps, unit="step", disable=not main_process) as bar:
 
-            train_reed(
-                given.base,
-                given.pictures,
-                given.output,
-                settings,
-                given.run,
-                decoder_only=given.decoder_only,
-                on_step=show,
-                cpu=given.cpu,
-            )
+        def show(progress: Progress) -> None:
+            bar.update(progress.step - bar.n)
+            if progress.row and main_process:
+                bar.write(describe_row(progress.row))
 
+        places = (given.base, given.pictures, given.output, settings, given.run)
+        if given.command == "reed":
+            train_reed(*places, decoder_only=given.decoder_only, on_step=show, cpu=given.cpu)
+        else:
+            train_epsilon(*places, on_step=show, cpu=given.cpu)
+
+
+def main() -> None:
+    main_process = int(os.environ.get("RANK", 0)) == 0  # one of several GPUs' processes speaks for all
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+    parser, given = read_arguments()
     try:
-        run()
+        run(given, main_process)
     except (ValueError, FloatingPointError, OSError) as error:
         parser.exit(1, f"{error}\n")
 

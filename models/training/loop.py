@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .pictures import PictureFolder
 from .run_folder import RunFolder, sample_grid
 from .settings import TrainingSettings
+from .trained_part import TrainedPart
 
 
 class Task(Protocol):
@@ -48,6 +49,25 @@ class Task(Protocol):
 
     def load_state_tensors(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Take up what `state_tensors` gave, or nothing where it is lost."""
+
+
+@runtime_checkable
+class AdversarialTask(Task, Protocol):
+    """A task whose module draws at random for each picture, and which may have an adversary trained beside it.
+
+    adversary(**adversary_arguments(step)) gives scalars by name, "loss" among them, right after the module was called, on
+    the same pictures: so it can be told what the module made of them. All of its parameters are trained, by an AdamW of
+    their own with the same settings; their average is not kept. The module must leave no gradient in them.
+    """
+
+    @property
+    def adversary(self) -> nn.Module | None: ...
+
+    def adversary_arguments(self, step: int) -> dict[str, Any] | None:
+        """What the adversary is told at this step; None where it is not trained at it."""
+
+    def sample_arguments(self, numbers: range) -> dict[str, Any]:
+        """What the module is told besides of the pictures with these numbers, the same whichever process has them."""
 
 
 @dataclass
@@ -110,10 +130,13 @@ class _Loop:
     ) -> None:
         self.task, self.pictures, self.folder, self.identity = task, pictures, run, identity
         self.on_step, self.accelerator, self.settings = on_step, accelerator, task.settings
-        optimizer = torch.optim.AdamW(
-            task.parameters.values(), lr=task.settings.learning_rate, betas=(0.9, 0.99), weight_decay=0
-        )
-        self.module, self.optimizer = accelerator.prepare(task.module, optimizer)
+        self.part = TrainedPart(task.module, task.parameters, task.settings, accelerator)
+        self.adversary: TrainedPart | None = None
+        self.adversarial = task if isinstance(task, AdversarialTask) else None
+        if self.adversarial and self.adversarial.adversary is not None:
+            module = self.adversarial.adversary
+            parameters = dict(module.named_parameters())
+            self.adversary = TrainedPart(module, parameters, task.settings, accelerator, "adversary.")
         self.averages = {name: value.detach().clone() for name, value in task.parameters.items()}
         self.held_out = pictures.held_out_pictures().to(accelerator.device)
         self.step, self.sums = 0, _Sums()
@@ -121,8 +144,8 @@ class _Loop:
 
     def run(self) -> list[dict[str, Any]]:
         try:
-            for batches in self._steps():
-                self._take_step(batches)
+            for numbered in self._steps():
+                self._take_step(numbered)
                 self.step += 1
                 progress = Progress(self.step, self.settings.steps)
                 if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
@@ -140,42 +163,62 @@ class _Loop:
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
-    def _steps(self) -> Iterator[list[Tensor]]:
-        """The batches of each step, from the present one on, that fall to this process."""
+    def _steps(self) -> Iterator[list[tuple[range, Tensor]]]:
+        """The batches of each step, from the present one on, that fall to this process, with the pictures' numbers."""
         settings, processes = self.settings, self.accelerator.num_processes
         share = settings.batch * processes * settings.accumulation
 
-        def numbers() -> Iterator[range]:
-            for step in range(self.step, settings.steps):
-                for part in range(settings.accumulation):
-                    first = step * share + (part * processes + self.accelerator.process_index) * settings.batch
-                    yield range(first, first + settings.batch)
+        def numbers_of(step: int) -> list[range]:
+            parts = range(self.accelerator.process_index, processes * settings.accumulation, processes)
+            firsts = [step * share + part * settings.batch for part in parts]
+            return [range(first, first + settings.batch) for first in firsts]
 
-        batches = self.pictures.batches(numbers())
-        for _ in range(self.step, settings.steps):
-            yield [next(batches) for _ in range(settings.accumulation)]
+        steps = range(self.step, settings.steps)
+        batches = self.pictures.batches(numbers for step in steps for numbers in numbers_of(step))
+        for step in steps:
+            yield [(numbers, next(batches)) for numbers in numbers_of(step)]
 
-    def _take_step(self, batches: list[Tensor]) -> None:
-        settings = self.settings
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(self.step, settings.warm_up, settings.steps)
+    def _take_step(self, numbered: list[tuple[range, Tensor]]) -> None:
+        parts = [self.part] if self.adversary is None else [self.part, self.adversary]
+        for part in parts:
+            part.begin_step(self._learning_rate())
         arguments = self.task.arguments(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        for number, batch in enumerate(batches, 1):
-            together = nullcontext() if number == len(batches) else self.accelerator.no_sync(self.module)
-            with together, self._precision():
-                losses = self.module(batch.to(self.accelerator.device), **arguments)
-                self.accelerator.backward(losses["loss"] / len(batches))
-            shares = {name: value.detach() / len(batches) for name, value in losses.items()}
+        for count, (numbers, batch) in enumerate(numbered, 1):
+            left = len(numbered) - count
+            own = self.adversarial.sample_arguments(numbers) if self.adversarial else {}
+            pictures = batch.to(self.accelerator.device)
+            shares = self._add_gradients(self.part, len(numbered), left, pictures, **arguments, **own)
+            if self.adversarial and self.adversary:
+                told = self.adversarial.adversary_arguments(self.step)
+                if told is not None:
+                    found = self._add_gradients(self.adversary, len(numbered), left, **told)
+                    shares |= {f"adversary_{name}": value for name, value in found.items()}
             self.sums.add(self.accelerator.reduce(shares, "mean"))  # the log is of all processes' pictures
-        self.sums.steps -= len(batches) - 1
-        if settings.clip:
-            self.accelerator.clip_grad_norm_(self.task.parameters.values(), settings.clip)
-        self.optimizer.step()
+        self.sums.steps -= len(numbered) - 1
+        for part in parts:
+            part.end_step()  # which moves nothing where there was no gradient
         # The average forgets its start: its decay grows to the one that is set.
-        decay = min(settings.average_decay, (1 + self.step) / (10 + self.step))
+        decay = min(self.settings.average_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averages.values()), list(self.task.parameters.values()), 1 - decay)
+
+    def _add_gradients(
+        self, part: TrainedPart, batches: int, left: int, *pictures: Tensor, **arguments: Any
+    ) -> dict[str, Tensor]:
+        """Add to a part's gradient that of one of a step's batches. Its scalars' shares of the step's mean.
+
+        left: how many batches of the step come after it. Processes exchange gradients with the last.
+        """
+        with self.accelerator.no_sync(part.module) if left else nullcontext(), self._precision():
+            losses = part.module(*pictures, **arguments)
+            self.accelerator.backward(losses["loss"] / batches)
+        return {name: value.detach() / batches for name, value in losses.items()}
+
+    def _learning_rate(self) -> float:
+        """That of the present step."""
+        settings = self.settings
+        falls_over = settings.steps if settings.rate_falls else None
+        return settings.learning_rate * learning_rate_factor(self.step, settings.warm_up, falls_over)
 
     def _precision(self) -> Any:
         if self.settings.precision == "float32":
@@ -191,8 +234,7 @@ class _Loop:
         agreed = [self.task.state(), figures]
         broadcast_object_list(agreed)  # processes may round differently, and must go on alike
         self.task.load_state(agreed[0])
-        rate = self.settings.learning_rate * learning_rate_factor(self.step, self.settings.warm_up, self.settings.steps)
-        progress.row = {"step": self.step, **means, "learning_rate": rate, **agreed[1]}
+        progress.row = {"step": self.step, **means, "learning_rate": self._learning_rate(), **agreed[1]}
         progress.grid = sample_grid(shown)
         self.sums = _Sums()
         if self.accelerator.is_main_process:
@@ -204,7 +246,8 @@ class _Loop:
     def _finite_means(self) -> dict[str, float]:
         """The losses' means since the last row. FloatingPointError where one, or a weight, is no number any more."""
         means = self.sums.means()
-        weights = torch.stack([parameter.detach().sum() for parameter in self.task.parameters.values()])
+        parameters = [*self.task.parameters.values(), *(self.adversary.parameters.values() if self.adversary else ())]
+        weights = torch.stack([parameter.detach().sum() for parameter in parameters])
         if not all(map(math.isfinite, means.values())) or not bool(weights.isfinite().all()):
             raise FloatingPointError(
                 f"The loss is no number any more at step {self.step}. Lower learning_rate in a new folder."
@@ -236,9 +279,9 @@ class _Loop:
             self.folder.save_process(self.accelerator.process_index, self.step, own)
             return
         tensors = {f"own.{name}": value for name, value in own.items()}
-        for name, parameter in self.task.parameters.items():
-            tensors |= {f"parameter.{name}": parameter, f"average.{name}": self.averages[name]}
-            tensors |= {f"{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
+        tensors |= {f"average.{name}": value for name, value in self.averages.items()}
+        for part in (self.part, self.adversary):
+            tensors |= part.tensors() if part else {}
         tensors |= {f"sum.{name}": value for name, value in self.sums.losses.items()}
         progress = {
             "step": self.step,
@@ -255,14 +298,14 @@ class _Loop:
         tensors, progress = saved
         self._check_identity(progress["identity"])
         device = self.accelerator.device
-        with torch.no_grad():
-            for name, parameter in self.task.parameters.items():
-                parameter.copy_(tensors[f"parameter.{name}"])
-                self.averages[name].copy_(tensors[f"average.{name}"])
-                moments = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(device) for key, value in moments.items()
-                }
+        try:
+            for part in (self.part, self.adversary):
+                if part:
+                    part.load(tensors)
+        except ValueError as error:
+            raise ValueError(f"{self.folder.folder} holds {error}. Name another folder to start a new run.") from error
+        for name, average in self.averages.items():
+            average.copy_(tensors[f"average.{name}"])
         sums = {
             name.removeprefix("sum."): value.to(device) for name, value in tensors.items() if name.startswith("sum.")
         }
@@ -282,6 +325,10 @@ class _Loop:
                 )
 
 
-def learning_rate_factor(step: int, warm_up: int, steps: int) -> float:
-    """The share of the learning rate at a step: it rises linearly over `warm_up` steps and falls linearly to 0 at the end."""
-    return min(1.0, (step + 1) / (warm_up + 1)) * max(0.0, 1 - step / steps)
+def learning_rate_factor(step: int, warm_up: int, falls_over: int | None) -> float:
+    """The share of the learning rate at a step: it rises linearly over `warm_up` steps.
+
+    It falls linearly to 0 over `falls_over` steps, counted from the first; with None it stays.
+    """
+    risen = min(1.0, (step + 1) / (warm_up + 1))
+    return risen if falls_over is None else risen * max(0.0, 1 - step / falls_over)

@@ -31,6 +31,16 @@ class TrainingSettings:
     save_every: int = setting(100, "Steps between two saves to resume from.", 1)
     seed: int = setting(0, "Chooses the pictures, their crops and all else that is random.", 0)
 
+    @property
+    def betas(self) -> tuple[float, float]:
+        """AdamW's two decays: of the mean of the gradients, and of the mean of their squares."""
+        return 0.9, 0.99
+
+    @property
+    def rate_falls(self) -> bool:
+        """Whether the learning rate falls to 0 over the steps. If not, it stays after the warm-up."""
+        return True
+
     def check(self) -> None:
         for one in fields(self):
             value, limits = getattr(self, one.name), one.metadata

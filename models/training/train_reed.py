@@ -11,15 +11,11 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..autoencoders.encoder_match import ENCODER_KEY, encoder_marks
-from ..autoencoders.kl_file import StoredAutoencoder, read_autoencoder
-from ..autoencoders.kl_network import KLNetwork
+from ..autoencoders.kl_file import StoredAutoencoder
 from .loop import Progress, train
-from .pictures import PictureFolder
 from .reed import KIND, REEDSettings, REEDTask
 from .run_folder import RunFolder
-
-SUFFIXES = (".safetensors", ".sft")  # that loaders list
+from .start import check_places, load_base, marks_entry, open_pictures, place_of_run, tell_start
 
 logger = logging.getLogger(__name__)
 
@@ -45,26 +41,12 @@ def train_reed(
     was saved before left as it was.
     """
     settings.check()
-    run = output.with_name(f"{output.stem}.run") if run is None else run
-    _check_places(base, pictures, output, run)
-    stored = read_autoencoder(base) if isinstance(base, Path) else base
-    weights = stored.in_ldm_layout()
-    name = base.name if isinstance(base, Path) else "the base"
-    try:
-        network = KLNetwork(weights)
-    except ValueError as error:
-        raise ValueError(f"{name} cannot be trained: {error}") from error
+    run = place_of_run(output, run)
+    check_places(base, pictures, output, run)
+    stored, network = load_base(base)
     task = REEDTask(network, settings)
-    folder = PictureFolder(pictures, settings.crop, settings.held_out, settings.seed)
-    if folder.skipped:
-        logger.warning(folder.describe_skipped())
-    logger.info(
-        "%d pictures to train on, %d held out; perceptual distance: %s. %s",
-        len(folder.training),
-        len(folder.held_out),
-        task.module.distance.perceptual_name,
-        task.module.distance.note,
-    )
+    folder = open_pictures(pictures, settings)
+    tell_start(folder, task.module.distance)
     identity = {"base": stored.fingerprint(), "pictures": len(folder.training)}
     rows = train(task, folder, RunFolder(run), identity, on_step, cpu)
     if not PartialState().is_main_process:
@@ -79,19 +61,6 @@ def train_reed(
         "perceptual": task.module.distance.perceptual_name,
         "figures": rows[-1] if rows else {},
     }
-    metadata = {"reedit": json.dumps(about), ENCODER_KEY: json.dumps(encoder_marks(weights))}
-    trained.save(output, metadata)
+    trained.save(output, {"reedit": json.dumps(about), **marks_entry(stored.in_ldm_layout())})
     logger.info("wrote %s", output)
     return rows
-
-
-def _check_places(base: Path | StoredAutoencoder, pictures: Path, output: Path, run: Path) -> None:
-    """Raise ValueError where the output would not be found, or would harm what the run is made from."""
-    if output.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"output: {output} must end in {SUFFIXES[0]}, or no loader would list it.")
-    if output.is_dir():
-        raise ValueError(f"output: {output} is a folder. Give the file to write.")
-    if isinstance(base, Path) and output.resolve() == base.resolve():
-        raise ValueError(f"output: {output} is the base itself. Give another name: a run that goes on needs the base.")
-    if run.resolve().is_relative_to(pictures.resolve()):
-        raise ValueError(f"run: {run} lies among the pictures, and its samples would be trained on. Put it elsewhere.")
