@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from reedit.models.training.epsilon import EpsilonSettings
 from reedit.models.training.reed import REEDSettings
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_epsilon import SMALL as SMALL_EPSILON
 from small_training import SMALL, write_autoencoder
 
 
@@ -64,14 +66,14 @@ def command_lines(tmp_path_factory) -> Iterator[CommandLines]:
     lines.close()
 
 
-def options(**changes: object) -> list[str]:
+def options(training: str = "reed", **changes: object) -> list[str]:
     """Small settings as options of the command line."""
-    chosen = {**SMALL, **changes}
+    chosen = {**(SMALL if training == "reed" else SMALL_EPSILON), **changes}
     return [text for name, value in chosen.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def places(base: Path, pictures: Path, output: Path) -> list[object]:
-    return ["reed", "--cpu", "--base", base, "--pictures", pictures, "--output", output]
+def places(base: Path, pictures: Path, output: Path, training: str = "reed") -> list[object]:
+    return [training, "--cpu", "--base", base, "--pictures", pictures, "--output", output]
 
 
 def rows_of(output: Path) -> list[dict]:
@@ -92,15 +94,17 @@ def same_files(one: Path, other: Path) -> bool:
     )
 
 
-def test_help_lists_every_setting_with_its_default(command_lines):
-    ended, said = command_lines.run("reed", "--help")
-    assert ended == 0 and said.startswith("usage: python -m models.training reed")
+@pytest.mark.parametrize(("training", "settings"), [("reed", REEDSettings), ("epsilon", EpsilonSettings)])
+def test_help_lists_every_setting_with_its_default(command_lines, training, settings):
+    ended, said = command_lines.run(training, "--help")
+    assert ended == 0 and said.startswith(f"usage: python -m models.training {training}")
     words = " ".join(said.split())
-    for one in fields(REEDSettings):
+    for one in fields(settings):
         assert f" --{one.name.replace('_', '-')}" in words
         assert f"{one.metadata['help']} ({one.default})" in words
-    for name in ("--base", "--pictures", "--output", "--run", "--decoder-only", "--cpu"):
+    for name in ("--base", "--pictures", "--output", "--run", "--cpu"):
         assert f" {name} " in words
+    assert (" --decoder-only " in words) == (training == "reed")
 
 
 def test_it_trains_says_how_far_it_is_and_writes_the_file(command_lines, base, pictures, tmp_path):
@@ -123,15 +127,18 @@ def test_it_trains_says_how_far_it_is_and_writes_the_file(command_lines, base, p
     assert "2/2" in said  # the bar
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_curve_and_the_same_file(command_lines, base, pictures, tmp_path):
+@pytest.mark.parametrize("training", ["reed", "epsilon"])
+def test_killed_at_any_moment_it_goes_on_to_the_same_curve_and_the_same_file(
+    command_lines, base, pictures, tmp_path, training
+):
     """kill -9 as soon as a certain file is there, again and again; then it is left alone."""
     undisturbed, killed = tmp_path / "undisturbed.safetensors", tmp_path / "killed.safetensors"
-    settings = options(steps=8, validate_every=3, save_every=2)
-    assert command_lines.run(*places(base, pictures, undisturbed), *settings)[0] == 0
+    settings = options(training, steps=8, validate_every=3, save_every=2)
+    assert command_lines.run(*places(base, pictures, undisturbed, training), *settings)[0] == 0
     run = killed.with_suffix(".run")
     # Before the first save; after a row and before the save of the same step; between two saves.
     for moment in ("state.safetensors", "samples/0000003.png", "samples/0000006.png"):
-        process, said = command_lines.start(*places(base, pictures, killed), *settings)
+        process, said = command_lines.start(*places(base, pictures, killed, training), *settings)
         ends = time.monotonic() + 120
         while not (run / moment).exists():
             assert time.monotonic() < ends, said.read_text()
@@ -139,26 +146,34 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_curve_and_the_same_file(com
         os.kill(process, signal.SIGKILL)
         assert command_lines.wait(process) == -signal.SIGKILL
         assert not killed.exists()
-    ended, said = command_lines.run(*places(base, pictures, killed), *settings)
+    ended, said = command_lines.run(*places(base, pictures, killed, training), *settings)
     assert ended == 0, said
     assert (run / "log.jsonl").read_bytes() == (undisturbed.with_suffix(".run") / "log.jsonl").read_bytes()
     assert [row["step"] for row in rows_of(killed)] == [3, 6, 8]
     assert same_files(killed, undisturbed)
 
 
-def test_two_processes_of_one_picture_make_the_curve_of_one_process_of_two(command_lines, base, pictures, tmp_path):
+@pytest.mark.parametrize(
+    ("training", "weights"),
+    [
+        ("reed", ("decoder.conv_out.weight", "decoder.conv_in.weight", "post_quant_conv.weight")),
+        ("epsilon", ("conv_out.weight", "conv_in.weight", "mid_block.resnets.0.conv1.weight")),
+    ],
+)
+def test_two_processes_of_one_picture_make_the_curve_of_one_process_of_two(
+    command_lines, base, pictures, tmp_path, training, weights
+):
     """As `accelerate launch --cpu --num_processes 2` starts them."""
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     settings = {"steps": 4, "save_every": 2}
-    assert command_lines.run(*places(base, pictures, one), *options(batch=2, **settings))[0] == 0
+    alone, shared = options(training, batch=2, **settings), options(training, batch=1, **settings)
+    assert command_lines.run(*places(base, pictures, one, training), *alone)[0] == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     started = [
-        command_lines.start(
-            *places(base, pictures, two), *options(batch=1, **settings), RANK=rank, LOCAL_RANK=rank, **common
-        )
+        command_lines.start(*places(base, pictures, two, training), *shared, RANK=rank, LOCAL_RANK=rank, **common)
         for rank in ("0", "1")
     ]
     for process, said in started:
@@ -170,11 +185,11 @@ def test_two_processes_of_one_picture_make_the_curve_of_one_process_of_two(comma
             close = {"abs": 0.1} if name.startswith("psnr") else {"rel": 2e-3}
             assert found[name] == pytest.approx(value, **close), name
     first, second = load_file(one), load_file(two)
-    for name in ("decoder.conv_out.weight", "decoder.conv_in.weight", "post_quant_conv.weight"):
+    for name in weights:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-4)
     assert "step/s" in started[0][1].read_text() and "step/s" not in started[1][1].read_text()
     # The number of processes is part of the run: with another one it would see other pictures.
-    ended, said = command_lines.run(*places(base, pictures, two), *options(batch=1, **settings))
+    ended, said = command_lines.run(*places(base, pictures, two, training), *shared)
     assert ended == 1 and "another processes (2, and now 1)" in said
 
 
