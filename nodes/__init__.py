@@ -4,6 +4,7 @@ from .alignment import ReEditAlign
 from .autoencoders import ReEditDecode, ReEditEncode, ReEditLoadREEDVAE
 from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
+from .epsilon import ReEditEpsilonDecode, ReEditLoadEpsilonVAE
 from .guidance import ReEditAttentionMask, ReEditBlendedGuider, ReEditGuidanceMask
 from .instruct import ReEditInstructGuider, ReEditInstruction
 from .inversion import ReEditInversionReport, ReEditInversionSampler, ReEditInvert
@@ -44,4 +45,6 @@ NODES = (
     ReEditDriftMeter,
     ReEditRoundTripTest,
     ReEditTrainREED,
+    ReEditLoadEpsilonVAE,
+    ReEditEpsilonDecode,
 )

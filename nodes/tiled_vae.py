@@ -23,6 +23,7 @@ def encode_picture(vae: Any, pixels: Tensor, tile_size: int = 0) -> Tensor:
 
     A VAE that is no KL autoencoder of pictures goes through the host's own tiles, whose colours may differ.
     """
+    vae = getattr(vae, "base_vae", vae)  # an eps-VAE encodes with its base
     if not tile_size or max(pixels.shape[1:3]) <= tile_size:
         return vae.encode(pixels)
     ratio = pixels_per_cell(vae)
