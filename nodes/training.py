@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import Field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.utils
@@ -18,11 +18,15 @@ from comfy_api.v0_0_2 import io, ui
 from PIL import Image
 from torch import Tensor
 
+from ..models.autoencoders.epsilon_layout import read_epsilon_decoder
 from ..models.autoencoders.kl_file import StoredAutoencoder, read_autoencoder
 from ..models.autoencoders.kl_layout import read_config
 from ..models.metrics.timeline_thumbnail import to_image
+from ..models.training.epsilon import EpsilonSettings
 from ..models.training.reed import KIND, REEDSettings
+from ..models.training.settings import TrainingSettings
 from .autoencoders import load_kl_vae
+from .epsilon import load_epsilon_vae
 from .session_files import inside, output_folder
 
 if TYPE_CHECKING:
@@ -34,7 +38,8 @@ PREVIEW = 1024  # pixels: the longer side of a sample grid that is shown while t
 
 # --- widgets ----------------------------------------------------------------------------------------------------------
 
-SHOWN = (
+# The settings that most people set, in the order of their widgets; the others stand below.
+SHOWN_REED = (
     "steps",
     "batch",
     "crop",
@@ -49,15 +54,34 @@ SHOWN = (
     "precision",
     "seed",
 )
+SHOWN_EPSILON = (
+    "size",
+    "steps",
+    "batch",
+    "crop",
+    "learning_rate",
+    "perceptual",
+    "adversarial",
+    "adversarial_start",
+    "precision",
+    "seed",
+)
 MOST = {"seed": 0xFFFFFFFFFFFFFFFF}  # of a setting that has no upper limit; a widget needs one
 MOST_COUNT, MOST_WEIGHT = 1_000_000, 1000.0
-FINENESS = {"crop": 16, "learning_rate": 1e-6, "average_decay": 1e-4}  # a widget's steps
+FINENESS = {  # a widget's steps
+    "crop": 16,
+    "learning_rate": 1e-6,
+    "average_decay": 1e-4,
+    "discriminator_width": 8,
+    "latent_scale": 1e-5,
+    "latent_shift": 1e-5,
+}
 
 
-def widget(setting: Field[Any]) -> io.WidgetInput:
+def widget(setting: Field[Any], advanced: bool) -> io.WidgetInput:
     """The widget of one of a training's settings, with the setting's own default, range and explanation."""
     name, limits = setting.name, setting.metadata
-    common = {"optional": True, "advanced": name not in SHOWN, "default": setting.default, "tooltip": limits["help"]}
+    common = {"optional": True, "advanced": advanced, "default": setting.default, "tooltip": limits["help"]}
     if isinstance(setting.default, bool):
         return io.Boolean.Input(name, **common)
     if isinstance(setting.default, str):
@@ -72,13 +96,45 @@ def widget(setting: Field[Any]) -> io.WidgetInput:
     return io.Float.Input(name, min=float(limits["least"]), max=float(most), step=step, **common)
 
 
-def widgets(settings: type) -> list[io.WidgetInput]:
-    """A widget for each setting: first those that most people set, the rest below.
+def widgets(settings: type[TrainingSettings], shown: tuple[str, ...]) -> list[io.WidgetInput]:
+    """A widget for each setting: first those that are named, the rest below.
 
     Saved workflows know widgets by their places: a new setting has to be the last field of the class that is given here.
     """
     named = {one.name: one for one in fields(settings)}
-    return [widget(named[name]) for name in (*SHOWN, *(name for name in named if name not in SHOWN))]
+    return [widget(named[name], name not in shown) for name in (*shown, *(name for name in named if name not in shown))]
+
+
+def inputs(name: str, settings: type[TrainingSettings], shown: tuple[str, ...]) -> list[io.Input]:
+    """What every training node has: the VAE, the pictures, the name, by default `name`, and the settings."""
+    return [
+        io.Vae.Input("vae", tooltip="The VAE to start from: that of an image model. It is not changed."),
+        io.String.Input(
+            "pictures",
+            default="my_pictures",
+            tooltip="A folder in ComfyUI's input folder. All pictures in it and in its subfolders are used; those "
+            "that cannot be read or are smaller than crop are left out, and the host's log names them.",
+        ),
+        io.String.Input(
+            "name",
+            default=name,
+            tooltip="Of the file that is written into models/vae, and of the run's folder in output/reedit/training.",
+        ),
+        *widgets(settings, shown),
+    ]
+
+
+def outputs(trained: str, shown: str) -> list[io.Output]:
+    """What every training node gives. trained, shown: of its VAE and of a row of its samples."""
+    return [
+        io.Vae.Output(tooltip=f"The trained VAE. {trained}"),
+        io.Image.Output(
+            display_name="samples",
+            tooltip=f"Pictures that were not trained on, a row each: the original, and what it is {shown}.",
+        ),
+        io.String.Output(display_name="log", tooltip="The figures, a line for each time they were taken."),
+        io.String.Output(display_name="file", tooltip="The file's name, as the VAE loaders list it."),
+    ]
 
 
 # --- what it starts from, and where it goes ---------------------------------------------------------------------------
@@ -108,7 +164,31 @@ def named_inside(folder: str | Path, name: str, socket: str) -> Path:
         raise ValueError(f"{socket}: {error}") from error
 
 
-def check_output(path: Path, base: StoredAutoencoder) -> None:
+@dataclass(frozen=True)
+class Places:
+    """Where a training reads and writes. file: the output's name as loaders list it."""
+
+    pictures: Path
+    output: Path
+    run: Path
+    file: str
+
+
+def places_of(pictures: str, name: str) -> Places:
+    """The places that the widgets name. Raises ValueError where one is outside the host's folders."""
+    folder = named_inside(folder_paths.get_input_directory(), pictures.strip().rstrip("/\\"), "pictures")
+    bare, vae_folder = name.strip().removesuffix(SUFFIX), folder_paths.get_folder_paths("vae")[0]
+    named_inside(vae_folder, bare, "name")
+    output = named_inside(vae_folder, f"{bare}{SUFFIX}", "name")
+    run = named_inside(output_folder(), f"{RUNS}/{bare}", "name")
+    return Places(folder, output, run, output.relative_to(Path(vae_folder).resolve()).as_posix())
+
+
+def refuse_to_replace(path: Path) -> ValueError:
+    return ValueError(f"name: {path} is there already, and is no file that this node wrote. Give another name.")
+
+
+def check_reed_output(path: Path, base: StoredAutoencoder) -> None:
     """Raise ValueError if a file is there that this training must not replace: any but another one of its own."""
     if not path.exists():
         return
@@ -118,11 +198,20 @@ def check_output(path: Path, base: StoredAutoencoder) -> None:
     except (ValueError, AttributeError):
         ours = False
     if not ours:
-        raise ValueError(f"name: {path} is there already, and is no file that this node wrote. Give another name.")
+        raise refuse_to_replace(path)
     decoder, given = there.in_ldm_layout(), base.in_ldm_layout()
     names = [name for name in given if name.startswith("decoder.")]
     if all(name in decoder and torch.equal(decoder[name].to(given[name].dtype), given[name]) for name in names):
         raise ValueError(f"name: {path} is the file of the VAE that is connected as vae. Give another name.")
+
+
+def check_epsilon_output(path: Path) -> None:
+    """Raise ValueError if a file is there that is no eps-VAE decoder."""
+    if path.exists():
+        try:
+            read_epsilon_decoder(path)
+        except ValueError as error:
+            raise refuse_to_replace(path) from error
 
 
 # --- running it -------------------------------------------------------------------------------------------------------
@@ -143,19 +232,20 @@ def show_progress(steps: int) -> Callable[[Progress], None]:
 
 
 def train_in_host(
-    base: StoredAutoencoder, pictures: Path, output: Path, settings: REEDSettings, run: Path
+    title: str, train: Callable[..., list[dict[str, Any]]], base: StoredAutoencoder, places: Places, settings: Any
 ) -> list[dict[str, Any]]:
-    """`train_reed` where the host runs nodes: in inference mode, its models in the graphics card's memory."""
-    # Diffusers takes seconds to import, for which the host's start would have to wait.
-    from ..models.training.train_reed import train_reed
+    """A training where the host runs nodes: in inference mode, its models in the graphics card's memory.
 
+    title: of the node, for messages. train: `train_reed`, or another that is called as it is.
+    """
     comfy.model_management.unload_all_models()
     cpu = comfy.model_management.get_torch_device().type == "cpu"
+    show, run = show_progress(settings.steps), places.run
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            return train_reed(base, pictures, output, settings, run, on_step=show_progress(settings.steps), cpu=cpu)
+            return train(base, places.pictures, places.output, settings, run, on_step=show, cpu=cpu)
     except comfy.model_management.InterruptProcessingException:
-        logging.warning("ReEdit Train REED was stopped; run it again as it is to go on. Its state is in %s", run)
+        logging.warning("%s was stopped; run it again as it is to go on. Its state is in %s", title, run)
         raise
     except ValueError as error:
         if str(run) not in str(error):
@@ -176,9 +266,16 @@ def last_samples(run: Path, step: int) -> Tensor:
         return torch.from_numpy(np.array(grid.convert("RGB"), np.float32))[None] / 255
 
 
-class ReEditTrainREED(io.ComfyNode):
-    settings: ClassVar[type] = REEDSettings  # what the inputs after vae, pictures and name are made from
+def outcome(
+    node: type[io.ComfyNode], trained: Any, rows: list[dict[str, Any]], places: Places, steps: int
+) -> io.NodeOutput:
+    """What a training node gives, and what it shows on itself."""
+    grid, log = last_samples(places.run, steps), log_of(rows)
+    shown: Mapping[str, Any] = {**ui.PreviewImage(grid, cls=node).as_dict(), "text": (log,)}
+    return io.NodeOutput(trained, grid, log, places.file, ui=shown)
 
+
+class ReEditTrainREED(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -189,50 +286,46 @@ class ReEditTrainREED(io.ComfyNode):
             "The latents stay what they are, so the new VAE takes the old one's place in every graph. A run that was "
             "stopped goes on when it is run again.",
             search_aliases=["train vae", "reed-vae", "finetune decoder"],
-            inputs=[
-                io.Vae.Input("vae", tooltip="The VAE to start from: that of an image model. It is not changed."),
-                io.String.Input(
-                    "pictures",
-                    default="my_pictures",
-                    tooltip="A folder in ComfyUI's input folder. All pictures in it and in its subfolders are used; those "
-                    "that cannot be read or are smaller than crop are left out, and the host's log names them.",
-                ),
-                io.String.Input(
-                    "name",
-                    default="reed",
-                    tooltip="Of the file that is written into models/vae, and of the run's folder in output/reedit/training.",
-                ),
-                *widgets(cls.settings),
-            ],
-            outputs=[
-                io.Vae.Output(tooltip="The trained VAE. Load REED-VAE and ComfyUI's own Load VAE load its file."),
-                io.Image.Output(
-                    display_name="samples",
-                    tooltip="Pictures that were not trained on, a row each: the original, and what it is after passes "
-                    "1, 5, 15 and 25.",
-                ),
-                io.String.Output(display_name="log", tooltip="The figures, a line for each time they were taken."),
-                io.String.Output(display_name="file", tooltip="The file's name, as the VAE loaders list it."),
-            ],
+            inputs=inputs("reed", REEDSettings, SHOWN_REED),
+            outputs=outputs("Load REED-VAE and ComfyUI's own Load VAE load its file.", "after passes 1, 5, 15 and 25"),
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, vae: Any, pictures: str, name: str, **settings: Any) -> io.NodeOutput:
-        base = base_of(vae)
-        chosen = cls.settings(**settings)
-        folder = named_inside(folder_paths.get_input_directory(), pictures.strip().rstrip("/\\"), "pictures")
-        bare, vae_folder = name.strip().removesuffix(SUFFIX), folder_paths.get_folder_paths("vae")[0]
-        named_inside(vae_folder, bare, "name")
-        output = named_inside(vae_folder, f"{bare}{SUFFIX}", "name")
-        run = named_inside(output_folder(), f"{RUNS}/{bare}", "name")
-        check_output(output, base)
-        rows = train_in_host(base, folder, output, chosen, run)
-        trained = load_kl_vae(output, dtype=vae.vae_dtype)
+        # Diffusers takes seconds to import, for which the host's start would have to wait.
+        from ..models.training.train_reed import train_reed
+
+        base, chosen, places = base_of(vae), REEDSettings(**settings), places_of(pictures, name)
+        check_reed_output(places.output, base)
+        rows = train_in_host("ReEdit Train REED", train_reed, base, places, chosen)
+        trained = load_kl_vae(places.output, dtype=vae.vae_dtype)
         trained.memory_used_encode = vae.memory_used_encode  # by it the host splits batches, which can change last bits
-        grid = last_samples(run, chosen.steps)
-        log = log_of(rows)
-        written = output.relative_to(Path(vae_folder).resolve()).as_posix()
-        return io.NodeOutput(
-            trained, grid, log, written, ui={**ui.PreviewImage(grid, cls=cls).as_dict(), "text": (log,)}
+        return outcome(cls, trained, rows, places, chosen.steps)
+
+
+class ReEditTrainEpsilonVAE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReEditTrainEpsilonVAE",
+            display_name="ReEdit Train eps-VAE",
+            category="ReEdit/training",
+            description="Trains a new decoder for the latents of your VAE, on your pictures: one that makes a picture by "
+            "denoising in one to three steps (eps-VAE). The encoder and the latents stay what they are. A run that was "
+            "stopped goes on when it is run again.",
+            search_aliases=["train vae", "epsilon vae", "diffusion decoder"],
+            inputs=inputs("epsilon", EpsilonSettings, SHOWN_EPSILON),
+            outputs=outputs("Load eps-VAE loads its file.", "decoded in one step and in three"),
+            is_output_node=True,
         )
+
+    @classmethod
+    def execute(cls, vae: Any, pictures: str, name: str, **settings: Any) -> io.NodeOutput:
+        # Diffusers takes seconds to import, for which the host's start would have to wait.
+        from ..models.training.train_epsilon import train_epsilon
+
+        base, chosen, places = base_of(vae), EpsilonSettings(**settings), places_of(pictures, name)
+        check_epsilon_output(places.output)
+        rows = train_in_host("ReEdit Train eps-VAE", train_epsilon, base, places, chosen)
+        return outcome(cls, load_epsilon_vae(places.output, vae), rows, places, chosen.steps)

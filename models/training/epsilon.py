@@ -61,6 +61,11 @@ class EpsilonSettings(TrainingSettings):
     discriminator_width: int = setting(
         64, f"Channels of the discriminator at half a picture's size, a multiple of {NORM_GROUPS}.", NORM_GROUPS
     )
+    discriminator_rate: float = setting(
+        1.0,
+        "The discriminator's learning rate, as a share of learning_rate: lower it where learning_rate is far above 1e-4.",
+        0,
+    )
     time_mean: float = setting(0.0, "Mean of the logit of the times that are trained: higher is more noise.", -10, 10)
     time_deviation: float = setting(1.0, "Standard deviation of the logit of the times that are trained.", 0, 10)
     latent_scale: float = setting(
@@ -191,6 +196,7 @@ class EpsilonTask:
         self.network, self.decoder, self.settings = network, decoder, settings
         network.requires_grad_(False)
         self.adversary = build_adversary(settings) if settings.adversarial else None
+        self.adversary_rate = settings.discriminator_rate
         self.module = EpsilonLoss(network, decoder, settings, self.adversary)
         self.parameters: dict[str, nn.Parameter] = dict(decoder.unet.named_parameters())
 

@@ -57,11 +57,15 @@ class AdversarialTask(Task, Protocol):
 
     adversary(**adversary_arguments(step)) gives scalars by name, "loss" among them, right after the module was called, on
     the same pictures: so it can be told what the module made of them. All of its parameters are trained, by an AdamW of
-    their own with the same settings; their average is not kept. The module must leave no gradient in them.
+    their own with the same settings; their average is not kept. The module must leave no gradient in them. adversary_rate:
+    its learning rate, as a share of the module's.
     """
 
     @property
     def adversary(self) -> nn.Module | None: ...
+
+    @property
+    def adversary_rate(self) -> float: ...
 
     def adversary_arguments(self, step: int) -> dict[str, Any] | None:
         """What the adversary is told at this step; None where it is not trained at it."""
@@ -179,9 +183,10 @@ class _Loop:
             yield [(numbers, next(batches)) for numbers in numbers_of(step)]
 
     def _take_step(self, numbered: list[tuple[range, Tensor]]) -> None:
-        parts = [self.part] if self.adversary is None else [self.part, self.adversary]
-        for part in parts:
-            part.begin_step(self._learning_rate())
+        rate = self._learning_rate()
+        self.part.begin_step(rate)
+        if self.adversarial and self.adversary:
+            self.adversary.begin_step(rate * self.adversarial.adversary_rate)
         arguments = self.task.arguments(self.step)
         for count, (numbers, batch) in enumerate(numbered, 1):
             left = len(numbered) - count
@@ -195,8 +200,9 @@ class _Loop:
                     shares |= {f"adversary_{name}": value for name, value in found.items()}
             self.sums.add(self.accelerator.reduce(shares, "mean"))  # the log is of all processes' pictures
         self.sums.steps -= len(numbered) - 1
-        for part in parts:
-            part.end_step()  # which moves nothing where there was no gradient
+        for part in (self.part, self.adversary):
+            if part:
+                part.end_step()  # which moves nothing where there was no gradient
         # The average forgets its start: its decay grows to the one that is set.
         decay = min(self.settings.average_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():

@@ -233,6 +233,14 @@ def test_the_rate_rises_and_stays_or_falls_as_is_set(tmp_path, pictures):
     assert EpsilonSettings().betas == (0.0, 0.999)
 
 
+def test_the_first_step_goes_as_far_as_the_rates_say(tmp_path, pictures):
+    """Adam's first step is the rate itself in every place, whatever the gradient: for the adversary, its share of it."""
+    task, _ = run_small(tmp_path, pictures, steps=1, warm_up=0, learning_rate=1e-3, discriminator_rate=0.25, clip=0.0)
+    fresh, moved = small_task().adversary.state_dict(), task.adversary.state_dict()
+    farthest = max(float((moved[name] - fresh[name]).abs().max()) for name in fresh)
+    assert farthest == pytest.approx(2.5e-4, rel=1e-2)
+
+
 @pytest.mark.parametrize("stop", [2, 3])
 def test_a_run_with_an_adversary_that_is_stopped_goes_on_to_the_same_bits(tmp_path, pictures, stop):
     """The discriminator begins at step 2: one run is stopped before it has taken a step, one after."""
