@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -33,6 +34,10 @@ MOST_STEPS = 10
 # The paper's decoders are best at one to three steps and worse beyond (section 4.3). It settles on three (table 5); of size M
 # it gives 27.65 dB (table 2), and 26.45 with one step (table 3), at a third of the cost.
 DEFAULT_STEPS = 3
+# The host's layers, which can compute with weights that it left in main memory. What they hold is the same.
+HOST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    kind: getattr(comfy.ops.disable_weight_init, kind.__name__) for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm)
+}
 TILE_CELLS = 64  # where another node asks for tiles and names no size: the host's own
 
 
@@ -42,6 +47,8 @@ class EpsilonNetwork(nn.Module):
     def __init__(self, decoder: EpsilonDecoder, steps: int, seed: int) -> None:
         super().__init__()
         self.decoder = decoder
+        for module in decoder.modules():
+            module.__class__ = HOST_LAYERS.get(type(module), type(module))
         self.steps, self.seed, self.shows_progress = steps, seed, False
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -145,11 +152,11 @@ class EpsilonVAE(comfy.sd.VAE):
 def memory_used(config: EpsilonConfig, shape: tuple[int, ...], dtype: torch.dtype) -> float:
     """Bytes that decoding one latent of this shape takes besides the weights.
 
-    Measured: sizes tiny to L, of one or two blocks a level, hold 11 to 14 values for each of `width` in a pixel at most; each
-    block more adds a skip.
+    Measured: at most, 11 to 14 values a pixel for each of `width` in the sizes tiny to L, of one and two blocks a level, and
+    17 in XL, of four: a block more is a skip more.
     """
     pixels = shape[-2] * shape[-1] * config.ratio**2
-    return (12 + config.blocks) * config.width * pixels * comfy.model_management.dtype_size(dtype)
+    return (13 + config.blocks) * config.width * pixels * comfy.model_management.dtype_size(dtype)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------

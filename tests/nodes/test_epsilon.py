@@ -168,6 +168,22 @@ def test_the_host_can_unload_it_and_load_it_again(decoder_file, tiny_vae, latent
     assert vae.model_size() == sum(value.nbytes for value in vae.first_stage_model.parameters())
 
 
+@pytest.mark.parametrize("decode_with", ["the host", "tiles"])
+def test_the_host_can_leave_weights_where_they_are_and_lend_them_layer_by_layer(
+    decoder_file, tiny_vae, latent, decode_with
+):
+    """As on a small card: with memory for one byte, every layer takes its weights when it computes."""
+    vae = load_epsilon_vae(decoder_file, tiny_vae, 1, 5)
+    network, samples = vae.first_stage_model, latent["samples"]
+    before = network.decode(samples)
+    vae.patcher.partially_load(vae.device, 1)
+    holding = [one for one in network.modules() if any(True for _ in one.parameters(recurse=False))]
+    assert len(holding) > 50 and all(one.comfy_cast_weights for one in holding)
+    after = network.decode(samples) if decode_with == "the host" else network.decode_tiled(samples, 8, 8)
+    vae.patcher.detach()
+    assert levels_apart(after, before) < OFF
+
+
 @pytest.mark.parametrize(("dtype", "levels"), [("fp16", 2), ("bf16", 10)])
 def test_in_shorter_formats_it_computes_and_the_base_does_not(
     decoder_file, tiny_vae, latent, monkeypatch, dtype, levels
@@ -190,7 +206,7 @@ def test_the_memory_that_is_asked_for_is_what_is_used(vae):
         held += event.nbytes()
         most = max(most, held)
     asked = vae.memory_used_decode((1, 4, 16, 16), torch.float32)
-    assert most < 1.05 * asked and asked < 1.5 * most
+    assert most < asked < 1.5 * most
 
 
 def test_a_checkpoint_saved_with_it_holds_the_base(vae, tiny_vae, caplog):
