@@ -16,7 +16,7 @@ from .session import ReEditCheckout, ReEditCommit
 from .session_files import ReEditLoadSession, ReEditSaveSession
 from .stochastic_sampler import ReEditStochasticSampler
 from .timeline import ReEditTimeline
-from .training import ReEditTrainREED
+from .training import ReEditTrainEpsilonVAE, ReEditTrainREED
 
 NODES = (
     ReEditLoadREEDVAE,
@@ -45,6 +45,7 @@ NODES = (
     ReEditDriftMeter,
     ReEditRoundTripTest,
     ReEditTrainREED,
+    ReEditTrainEpsilonVAE,
     ReEditLoadEpsilonVAE,
     ReEditEpsilonDecode,
 )

@@ -73,6 +73,7 @@ class EpsilonSettings(TrainingSettings):
     )
     latent_shift: float = setting(0.0, "What is taken from latents before that.", -1000, 1000)
     decay: bool = setting(False, "Let the learning rate fall to 0 over the steps; the paper keeps it.")
+    checkpointing: bool = setting(False, "Keep little of the decoder in memory and compute it anew: it takes longer.")
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -195,6 +196,8 @@ class EpsilonTask:
         check_crop(settings, decoder.config)
         self.network, self.decoder, self.settings = network, decoder, settings
         network.requires_grad_(False)
+        if settings.checkpointing:
+            decoder.unet.enable_gradient_checkpointing()
         self.adversary = build_adversary(settings) if settings.adversarial else None
         self.adversary_rate = settings.discriminator_rate
         self.module = EpsilonLoss(network, decoder, settings, self.adversary)

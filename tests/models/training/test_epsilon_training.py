@@ -139,6 +139,25 @@ def test_judging_changes_the_gradient(original):
     assert (gradients[0] - gradients[1]).abs().max() > 1e-2 * gradients[0].abs().max()
 
 
+def test_checkpointing_changes_nothing_but_the_memory(original):
+    """What autograd keeps for the way back is counted by its own hook."""
+    kept, gradients = [], []
+    for checkpointing in (False, True):
+        task, sizes = small_task(checkpointing=checkpointing, adversarial=0.0), {}
+
+        def pack(tensor: torch.Tensor, sizes: dict = sizes) -> torch.Tensor:
+            sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = task.module(original, adversarial=False, numbers=NUMBERS)["loss"]
+        weights = {parameter.data_ptr() for parameter in task.parameters.values()}
+        kept.append(sum(size for place, size in sizes.items() if place not in weights))
+        gradients.append(torch.cat([part.reshape(-1) for part in torch.autograd.grad(loss, task.parameters.values())]))
+    assert kept[1] < 0.7 * kept[0]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-8)
+
+
 def test_the_penalty_is_what_is_set_in_the_mean_over_the_discriminators_steps(original):
     task = small_task(penalty=10.0, penalty_every=4, adversarial_start=3)
     task.module(original, adversarial=True, numbers=NUMBERS)
