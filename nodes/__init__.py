@@ -4,7 +4,6 @@ from .alignment import ReEditAlign
 from .autoencoders import ReEditDecode, ReEditEncode, ReEditLoadREEDVAE
 from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
-from .epsilon import ReEditEpsilonDecode, ReEditLoadEpsilonVAE
 from .guidance import ReEditAttentionMask, ReEditBlendedGuider, ReEditGuidanceMask
 from .instruct import ReEditInstructGuider, ReEditInstruction
 from .inversion import ReEditInversionReport, ReEditInversionSampler, ReEditInvert
@@ -46,6 +45,4 @@ NODES = (
     ReEditRoundTripTest,
     ReEditTrainREED,
     ReEditTrainEpsilonVAE,
-    ReEditLoadEpsilonVAE,
-    ReEditEpsilonDecode,
 )

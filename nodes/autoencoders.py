@@ -24,7 +24,7 @@ from ..models.autoencoders.kl_layout import (
 )
 from ..models.session.record import EditRecord, observe, with_record
 from .tiled_vae import TILE_TOOLTIP, decode_picture, encode_picture
-from .vae_checks import check_latent_fits, check_picture, encoder_of, pixels_per_cell
+from .vae_checks import check_latent_fits, check_picture, encoder_of, encoding_vae, pixels_per_cell
 
 WEIGHT_FILES = (".safetensors", ".sft")  # nothing is ever unpickled
 
@@ -87,6 +87,7 @@ def load_kl_vae(path: Path, base_vae: Any = None, dtype: torch.dtype | None = No
     latents are the base's to the bit, and otherwise the host's choice. Raises ValueError, naming the file and the fault,
     before anything is built from a file that is not what it should be.
     """
+    base_vae = encoding_vae(base_vae)
     stored = read_autoencoder(path)
     try:
         weights = stored.in_ldm_layout()

@@ -25,7 +25,7 @@ from ..models.autoencoders.kl_layout import describe_faults, find_faults
 from ..models.session.record import observe, with_record
 from .autoencoders import DTYPES, WEIGHT_FILES
 from .tiled_vae import TILE_TOOLTIP
-from .vae_checks import check_latent_fits, encoder_of, pixels_per_cell
+from .vae_checks import check_latent_fits, encoder_of, encoding_vae, pixels_per_cell
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and the host starts without it
     from ..models.autoencoders.epsilon import EpsilonDecoder
@@ -171,7 +171,7 @@ def load_epsilon_vae(
     the file and the fault, before anything is built from a file that is not what it should be or does not go with base_vae.
     """
     check_steps(steps)
-    base_vae = getattr(base_vae, "base_vae", base_vae)  # an eps-VAE's latents are its base's
+    base_vae = encoding_vae(base_vae)
     stored = read_epsilon_decoder(path)
     try:
         check_base_fits(stored, base_vae)

@@ -27,6 +27,11 @@ def check_latent_fits(samples: Tensor, vae: Any) -> None:
         )
 
 
+def encoding_vae(vae: Any) -> Any:
+    """The VAE that makes the latents: of an eps-VAE that is its base, any other makes its own."""
+    return getattr(vae, "base_vae", vae)
+
+
 def encoder_of(vae: Any, name: str = "base_vae") -> dict[str, Tensor]:
     """The encoder of a KL autoencoder in a host VAE object: its tensors and those of its quant_conv, by their ldm names.
 

@@ -134,11 +134,11 @@ def read_epsilon_decoder(path: Path) -> StoredEpsilonDecoder:
 
 def _read_config(said: Any) -> EpsilonConfig:
     """The sizes that a file's metadata gives. Raises ValueError where they are none."""
-    kinds = {one.name: one.type for one in fields(EpsilonConfig)}
+    kinds = {one.name: str(one.type) for one in fields(EpsilonConfig)}
     try:
         if set(said) != set(kinds):
             raise ValueError(", ".join(sorted(set(said) ^ set(kinds))))
-        values = {}
+        values: dict[str, Any] = {}
         for name, value in said.items():
             if kinds[name].startswith("tuple"):
                 values[name] = tuple(int(one) for one in value)

@@ -14,7 +14,7 @@ from reedit.models.autoencoders.encoder_match import ENCODER_KEY, encoder_marks
 from reedit.models.autoencoders.epsilon import EpsilonDecoder
 from reedit.models.autoencoders.epsilon_layout import EpsilonConfig, StoredEpsilonDecoder
 from reedit.models.session.record import KEY
-from reedit.nodes.autoencoders import ReEditDecode, ReEditEncode
+from reedit.nodes.autoencoders import ReEditDecode, ReEditEncode, load_kl_vae
 from reedit.nodes.epsilon import EpsilonVAE, ReEditEpsilonDecode, ReEditLoadEpsilonVAE, load_epsilon_vae
 from reedit.nodes.merge_pixels import ReEditMergePixels
 from reedit.nodes.round_trip import ReEditRoundTripTest
@@ -330,3 +330,12 @@ def test_a_base_that_is_no_vae_of_this_family_is_refused(decoder_file):
 def test_an_eps_vae_as_base_lends_its_own_base(decoder_file, vae, tiny_vae):
     again = load_epsilon_vae(decoder_file, vae, 1, 0)
     assert isinstance(again, EpsilonVAE) and again.base_vae is tiny_vae
+
+
+def test_a_decoder_alone_takes_an_eps_vaes_encoder_in_its_bases_precision(
+    decoder_file, tiny_vae, scenes, weights_folder
+):
+    base = load_epsilon_vae(decoder_file, tiny_vae, dtype=torch.bfloat16)
+    reed = load_kl_vae(weights_folder / "tiny_sd_reed_decoder.safetensors", base)
+    assert reed.vae_dtype == tiny_vae.vae_dtype != base.vae_dtype
+    assert torch.equal(reed.encode(scenes), tiny_vae.encode(scenes))
