@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 from reedit.models.autoencoders.epsilon import EpsilonDecoder
-from reedit.models.autoencoders.epsilon_layout import SIZES
 from reedit.models.training.discriminator import fooling_loss
 from reedit.models.training.epsilon import (
     MEASURED_PICTURES,
     EpsilonSettings,
+    EpsilonTask,
     build_decoder,
     draw_time_and_noise,
     measure,
@@ -249,7 +249,6 @@ def test_the_rate_rises_and_stays_or_falls_as_is_set(tmp_path, pictures):
     assert [row["learning_rate"] for row in rows] == [1e-4] * 4  # of the step to come
     _, rows = run_small(tmp_path / "falls", pictures, decay=True, **changes)
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.75e-4, 0.5e-4, 0.25e-4, 0.0])
-    assert EpsilonSettings().betas == (0.0, 0.999)
 
 
 def test_the_first_step_goes_as_far_as_the_rates_say(tmp_path, pictures):
@@ -312,10 +311,20 @@ def test_bfloat16_stays_near_float32(tmp_path, pictures):
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_settings_common_to_all_trainings_come_first():
-    """A node's widgets go by places."""
-    assert EpsilonSettings().check() is None
-    assert EpsilonSettings.__dataclass_fields__["size"].metadata["choices"] == tuple(SIZES)
+def test_the_defaults_are_the_papers():
+    """PAPERS.md 2.2, 2.3 and 2.5."""
+    settings = EpsilonSettings()
+    settings.check()
+    assert (settings.gamma, settings.perceptual, settings.adversarial, settings.penalty) == (0.6, 0.5, 0.5, 10.0)
+    assert (settings.betas, settings.learning_rate, settings.average_decay) == ((0.0, 0.999), 1e-4, 0.999)
+    assert (settings.time_mean, settings.time_deviation, settings.rate_falls) == (0.0, 1.0, False)
+
+
+def test_every_setting_has_its_range_or_choices_and_an_explanation():
+    for one in fields(EpsilonSettings):
+        kind, limits = type(one.default), one.metadata
+        assert limits["help"].endswith(".")
+        assert (limits["least"] is not None) == (kind in (int, float)) and bool(limits["choices"]) == (kind is str)
 
 
 @pytest.mark.parametrize(
@@ -335,13 +344,6 @@ def test_settings_that_make_no_sense_are_refused_by_name(changes, said):
 
 
 def test_a_crop_that_cannot_be_halved_often_enough_is_refused():
+    config, settings = replace(CONFIG, multipliers=(1, 1, 2), attention_levels=(2,)), small_settings(crop=18)
     with pytest.raises(ValueError, match=r"crop is 18, .* needs a multiple of 4"):
-        small_task_of_three_levels(crop=18)
-
-
-def small_task_of_three_levels(**changes):
-    from reedit.models.training.epsilon import EpsilonTask
-
-    config = replace(CONFIG, multipliers=(1, 1, 2), attention_levels=(2,))
-    settings = small_settings(**changes)
-    return EpsilonTask(fresh_network(), build_decoder(config, 0), settings)
+        EpsilonTask(fresh_network(), build_decoder(config, 0), settings)
