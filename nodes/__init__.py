@@ -15,7 +15,7 @@ from .session import ReEditCheckout, ReEditCommit
 from .session_files import ReEditLoadSession, ReEditSaveSession
 from .stochastic_sampler import ReEditStochasticSampler
 from .timeline import ReEditTimeline
-from .training import ReEditTrainEpsilonVAE, ReEditTrainREED
+from .training import ReEditTrainREED
 
 NODES = (
     ReEditLoadREEDVAE,
@@ -44,5 +44,4 @@ NODES = (
     ReEditDriftMeter,
     ReEditRoundTripTest,
     ReEditTrainREED,
-    ReEditTrainEpsilonVAE,
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -27,6 +28,12 @@ class StoredAutoencoder:
     def in_ldm_layout(self) -> dict[str, Tensor]:
         """The tensors under their ldm names."""
         return to_ldm_layout(self.tensors)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its decoder."""
+        names = ldm_names(self.tensors)
+        return next(self.tensors[name].dtype for name, ldm in names.items() if ldm == "decoder.conv_in.weight")
 
     def fingerprint(self) -> str:
         """The sha256 of the tensors in the ldm layout: the same for every file that holds the same numbers."""

@@ -31,10 +31,10 @@ def train_epsilon(
 ) -> list[dict[str, Any]]:
     """Train an eps-VAE decoder, from fresh weights, of `base`'s latents and write it to `output`. Returns the log.
 
-    The base's encoder stays as it is, and is not in the file: that holds the decoder, its config with what was measured on
-    the pictures, and in its metadata what it was made from and how: the base's fingerprint, marks of the encoder that it
-    belongs to, the settings and the last figures. run: the folder that the run resumes from and logs to; None: the output's
-    name with ".run". on_step: see `loop.train`.
+    The base's encoder stays as it is, and is not in the file: that holds the decoder in the base's precision, its config with
+    what was measured on the pictures, and in its metadata what it was made from and how: the base's fingerprint, marks of the
+    encoder that it belongs to, the settings and the last figures. run: the folder that the run resumes from and logs to;
+    None: the output's name with ".run". on_step: see `loop.train`.
 
     Raises ValueError, before any work, where the base is no KL autoencoder of pictures, where a setting is out of its range,
     where the pictures will not do or where the output is no file to write; OSError where a file cannot be written, with what
@@ -62,6 +62,7 @@ def train_epsilon(
         "figures": rows[-1] if rows else {},
     }
     metadata = marks_entry(stored.in_ldm_layout())
-    StoredEpsilonDecoder(task.decoder.config, task.trained_tensors(), about, metadata).save(output)
+    tensors = {name: tensor.to(stored.dtype) for name, tensor in task.trained_tensors().items()}
+    StoredEpsilonDecoder(task.decoder.config, tensors, about, metadata).save(output)
     logger.info("wrote %s", output)
     return rows

@@ -181,8 +181,10 @@ def test_two_processes_of_one_picture_make_the_curve_of_one_process_of_two(
     rows = rows_of(two)
     assert [row["step"] for row in rows] == [2, 4]  # one process alone writes
     for found, expected in zip(rows, rows_of(one), strict=True):
-        for name, value in expected.items():  # what differs by rounding differs by more after 25 passes
-            close = {"abs": 0.1} if name.startswith("psnr") else {"rel": 2e-3}
+        for name, value in expected.items():
+            # What differs by rounding differs by more after 15 and 25 passes of 8 bits, on one CPU more than on another.
+            decibels = 0.5 if name in ("psnr@15", "psnr@25") else 0.1
+            close = {"abs": decibels} if name.startswith("psnr") else {"rel": 2e-3}
             assert found[name] == pytest.approx(value, **close), name
     first, second = load_file(one), load_file(two)
     for name in weights:

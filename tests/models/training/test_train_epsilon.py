@@ -48,6 +48,7 @@ def test_held_out_pictures_come_nearer(tmp_path, scenes):
     assert rows[-1]["velocity"] < rows[0]["velocity"]
     stored = read_epsilon_decoder(tmp_path / "epsilon.safetensors")
     assert stored.about["figures"] == rows[-1]
+    assert {tensor.dtype for tensor in stored.tensors.values()} == {torch.float16}  # the base's
 
 
 def test_the_file_holds_the_averaged_weights_and_what_it_was_made_from(tmp_path, base, pictures):

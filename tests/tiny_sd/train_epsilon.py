@@ -1,0 +1,129 @@
+"""Trains the demo's eps-VAE decoders and those that they are compared with, each pair at the same cost.
+
+`python -m tiny_sd.train_epsilon [ARM …]` in tests/. A run that was stopped goes on. Weights and logs go to weights/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the pack's models, which need no host
+from models.autoencoders.epsilon import EpsilonDecoder
+from models.autoencoders.epsilon_layout import StoredEpsilonDecoder, read_epsilon_decoder
+from models.autoencoders.epsilon_network import EpsilonNetwork
+from models.training.epsilon import EpsilonSettings
+from models.training.loop import Progress, train
+from models.training.reed import REEDTask
+from models.training.run_folder import RunFolder
+from models.training.start import load_base, marks_entry, open_pictures
+from models.training.train_epsilon import train_epsilon
+
+from .deterministic_decoder import DeterministicTask
+from .train_reed import ARMS as REED_ARMS
+from .train_reed import PICTURES, RUNS_FOLDER, WEIGHTS_FOLDER, draw_pictures
+
+SHARED = EpsilonSettings(
+    steps=3000,
+    batch=8,
+    crop=64,
+    learning_rate=1e-3,
+    warm_up=50,
+    average_decay=0.995,
+    adversarial_start=500,
+    discriminator_width=16,
+    discriminator_rate=0.2,
+    decay=True,
+    held_out=32,
+    validate_every=250,
+    save_every=50,
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One decoder: over which autoencoder, of which size (an eps-VAE's), and its file. All files lie in weights/."""
+
+    base: str
+    output: str
+    settings: EpsilonSettings
+    deterministic: bool = False
+
+    @property
+    def log(self) -> Path:
+        return (WEIGHTS_FOLDER / self.output).with_suffix(".jsonl")
+
+
+RATIO_4, RATIO_8 = "tiny_sd_autoencoder.safetensors", "tiny_sd_autoencoder_ratio_8.safetensors"
+ARMS = {
+    "epsilon": Arm(RATIO_4, "tiny_sd_epsilon_decoder.safetensors", replace(SHARED, size="tiny")),
+    "epsilon_ratio_8": Arm(RATIO_8, "epsilon/epsilon_ratio_8.safetensors", replace(SHARED, size="tiny, 4 levels")),
+    "deterministic": Arm(RATIO_4, "epsilon/deterministic_ratio_4.safetensors", SHARED, True),
+    "deterministic_ratio_8": Arm(RATIO_8, "epsilon/deterministic_ratio_8.safetensors", SHARED, True),
+}
+# The demo's eps-VAE decoder, trained on by REED's first-step loss through one step from one noise.
+REED = "epsilon_reed"
+REED_SETTINGS = replace(REED_ARMS["latent"], steps=1000)
+
+
+def report(progress: Progress) -> None:
+    if progress.row:
+        logging.info("%s", progress.row)
+
+
+def train_arm(name: str) -> None:
+    arm = ARMS[name]
+    base, output, run = WEIGHTS_FOLDER / arm.base, WEIGHTS_FOLDER / arm.output, RUNS_FOLDER / name
+    output.parent.mkdir(exist_ok=True)
+    if arm.deterministic:
+        stored, network = load_base(base)
+        folder = open_pictures(PICTURES, arm.settings)
+        task = DeterministicTask(network, arm.settings)
+        rows = train(task, folder, RunFolder(run), {"base": stored.fingerprint()}, report, cpu=True)
+        about = {"kind": "deterministic decoder", "settings": asdict(arm.settings), "figures": rows[-1]}
+        metadata = {"reedit": json.dumps(about)} | marks_entry(stored.in_ldm_layout())
+        stored.with_decoder(task.trained_tensors()).decoder_only().save(output, metadata)
+    else:
+        train_epsilon(base, PICTURES, output, arm.settings, run, report, cpu=True)
+    shutil.copyfile(run / "log.jsonl", arm.log)
+
+
+def train_with_reed() -> None:
+    arm, run = ARMS["epsilon"], RUNS_FOLDER / REED
+    output = WEIGHTS_FOLDER / "epsilon" / f"{REED}.safetensors"
+    stored, encoder = load_base(WEIGHTS_FOLDER / arm.base)
+    start = read_epsilon_decoder(WEIGHTS_FOLDER / arm.output)
+    decoder = EpsilonDecoder(start.config)
+    decoder.unet.load_state_dict({name: tensor.float() for name, tensor in start.tensors.items()})
+    task = REEDTask(EpsilonNetwork(encoder, decoder), REED_SETTINGS)
+    folder = open_pictures(PICTURES, REED_SETTINGS)
+    rows = train(task, folder, RunFolder(run), {"base": stored.fingerprint()}, report, cpu=True)
+    about = {"settings": asdict(REED_SETTINGS), "figures": rows[-1]}
+    tensors = {name: tensor.half() for name, tensor in task.trained_tensors().items()}
+    StoredEpsilonDecoder(start.config, tensors, about, start.metadata).save(output)
+    shutil.copyfile(run / "log.jsonl", output.with_suffix(".jsonl"))
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    names = [*ARMS, REED]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("arms", nargs="*", metavar="ARM", help=f"of {', '.join(names)}; all without any")
+    chosen = parser.parse_args().arms or names
+    if not set(chosen) <= set(names):
+        parser.error(f"{', '.join(sorted(set(chosen) - set(names)))}: the arms are {', '.join(names)}")
+    draw_pictures()
+    for name in chosen:
+        if name == REED:
+            train_with_reed()
+        else:
+            train_arm(name)
+
+
+if __name__ == "__main__":
+    main()
