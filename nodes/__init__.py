@@ -2,6 +2,7 @@
 
 from .alignment import ReEditAlign
 from .autoencoders import ReEditDecode, ReEditEncode, ReEditLoadREEDVAE
+from .correction import ReEditCorrectDecoding
 from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
 from .guidance import ReEditAttentionMask, ReEditBlendedGuider, ReEditGuidanceMask
@@ -44,4 +45,5 @@ NODES = (
     ReEditDriftMeter,
     ReEditRoundTripTest,
     ReEditTrainREED,
+    ReEditCorrectDecoding,
 )

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
+import comfy.sd
 import comfy.utils
 from torch import Tensor
 
 from ..models.autoencoders.tiles import can_run_in_tiles, decode_in_tiles, encode_in_tiles
-from .vae_checks import pixels_per_cell
+from .vae_checks import encoding_vae, pixels_per_cell
 
 TILE_TOOLTIP = (
     "0 works on the whole picture at once. Otherwise the side, in pixels, of the tiles that it is worked on in, which takes "
@@ -23,7 +24,7 @@ def encode_picture(vae: Any, pixels: Tensor, tile_size: int = 0) -> Tensor:
 
     A VAE that is no KL autoencoder of pictures goes through the host's own tiles, whose colours may differ.
     """
-    vae = getattr(vae, "base_vae", vae)  # an eps-VAE encodes with its base
+    vae = encoding_vae(vae)
     if not tile_size or max(pixels.shape[1:3]) <= tile_size:
         return vae.encode(pixels)
     ratio = pixels_per_cell(vae)
@@ -53,7 +54,8 @@ def decode_picture(vae: Any, samples: Tensor, tile_size: int = 0) -> Tensor:
 
 
 def _ours(vae: Any) -> bool:
-    return vae.latent_dim == 2 and can_run_in_tiles(vae.first_stage_model)
+    # One of another class decodes in a way of its own, and in tiles of its own.
+    return type(vae) is comfy.sd.VAE and vae.latent_dim == 2 and can_run_in_tiles(vae.first_stage_model)
 
 
 def _load(vae: Any, memory_used: Callable[[tuple[int, ...], Any], float], shape: tuple[int, ...], tile: int) -> None:

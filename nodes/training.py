@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import comfy.model_management
 import comfy.utils
@@ -276,6 +276,8 @@ def outcome(
 
 
 class ReEditTrainREED(io.ComfyNode):
+    settings: ClassVar[type[REEDSettings]] = REEDSettings
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -286,7 +288,7 @@ class ReEditTrainREED(io.ComfyNode):
             "The latents stay what they are, so the new VAE takes the old one's place in every graph. A run that was "
             "stopped goes on when it is run again.",
             search_aliases=["train vae", "reed-vae", "finetune decoder"],
-            inputs=inputs("reed", REEDSettings, SHOWN_REED),
+            inputs=inputs("reed", cls.settings, SHOWN_REED),
             outputs=outputs("Load REED-VAE and ComfyUI's own Load VAE load its file.", "after passes 1, 5, 15 and 25"),
             is_output_node=True,
         )
@@ -296,7 +298,7 @@ class ReEditTrainREED(io.ComfyNode):
         # Diffusers takes seconds to import, for which the host's start would have to wait.
         from ..models.training.train_reed import train_reed
 
-        base, chosen, places = base_of(vae), REEDSettings(**settings), places_of(pictures, name)
+        base, chosen, places = base_of(vae), cls.settings(**settings), places_of(pictures, name)
         check_reed_output(places.output, base)
         rows = train_in_host("ReEdit Train REED", train_reed, base, places, chosen)
         trained = load_kl_vae(places.output, dtype=vae.vae_dtype)
@@ -305,6 +307,8 @@ class ReEditTrainREED(io.ComfyNode):
 
 
 class ReEditTrainEpsilonVAE(io.ComfyNode):
+    settings: ClassVar[type[EpsilonSettings]] = EpsilonSettings
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -315,7 +319,7 @@ class ReEditTrainEpsilonVAE(io.ComfyNode):
             "denoising in one to three steps (eps-VAE). The encoder and the latents stay what they are. A run that was "
             "stopped goes on when it is run again.",
             search_aliases=["train vae", "epsilon vae", "diffusion decoder"],
-            inputs=inputs("epsilon", EpsilonSettings, SHOWN_EPSILON),
+            inputs=inputs("epsilon", cls.settings, SHOWN_EPSILON),
             outputs=outputs("Load eps-VAE loads its file.", "decoded in one step and in three"),
             is_output_node=True,
         )
@@ -325,7 +329,7 @@ class ReEditTrainEpsilonVAE(io.ComfyNode):
         # Diffusers takes seconds to import, for which the host's start would have to wait.
         from ..models.training.train_epsilon import train_epsilon
 
-        base, chosen, places = base_of(vae), EpsilonSettings(**settings), places_of(pictures, name)
+        base, chosen, places = base_of(vae), cls.settings(**settings), places_of(pictures, name)
         check_epsilon_output(places.output)
         rows = train_in_host("ReEdit Train eps-VAE", train_epsilon, base, places, chosen)
         return outcome(cls, load_epsilon_vae(places.output, vae), rows, places, chosen.steps)

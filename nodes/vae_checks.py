@@ -28,7 +28,7 @@ def check_latent_fits(samples: Tensor, vae: Any) -> None:
 
 
 def encoding_vae(vae: Any) -> Any:
-    """The VAE that makes the latents: of an eps-VAE that is its base, any other makes its own."""
+    """The VAE that makes the latents: of one that ReEdit made of another that is the other, its base."""
     return getattr(vae, "base_vae", vae)
 
 

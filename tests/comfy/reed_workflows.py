@@ -9,17 +9,19 @@ from workflow_writer import Link, WorkflowWriter
 REED_ROUND_TRIP_NOTE = """## Which VAE survives many edits?
 
 *ReEdit Round-Trip Test* encodes and decodes your picture 25 times with each of two VAEs, and draws what is left of it: the
-VAE that you use now, and the same with a decoder that was trained as REED-VAE.
+VAE that you use now, and the same with a decoder that was trained as REED-VAE and whose decoding is corrected.
 
 - Put your own picture into *the picture to test*, choose your VAE, and the REED decoder that was trained for it.
 - *train_reed*, the next template, trains one. Without one, choose any other VAE there: the two need nothing in common.
+- *Correct VAE Decoding* lets the encoder check what was decoded, and needs no training: it works with your VAE as well.
+  Bypass it (Ctrl+B) to see what the REED decoder does alone.
 - Judge by the pass that you expect to need, in the summary and on the sheet. On the first pass a REED decoder may be a little
   behind.
 """
 
 
-def reed_round_trip(models: dict[str, str], described: Described = None) -> WorkflowWriter:
-    """Twenty-five round trips of one picture with a VAE, and with its REED decoder beside it.
+def reed_round_trip(models: dict[str, str], described: Described = None, corrections: int = 1) -> WorkflowWriter:
+    """Twenty-five round trips of one picture with a VAE, and with its REED decoder, corrected, beside it.
 
     models: the files of "vae", and of "reed", a decoder or a whole VAE.
     """
@@ -45,10 +47,13 @@ def reed_round_trip(models: dict[str, str], described: Described = None) -> Work
         vae_name=models["reed"],
         base_vae=base,
     ).out()
-    picture = add("LoadImage", (-980, 300), (420, 480), "the picture to test", image=PICTURE).out()
+    corrected = add(
+        "ReEditCorrectDecoding", (-980, 300), (420, 60), "checked by its encoder", vae=reed, corrections=corrections
+    ).out()
+    picture = add("LoadImage", (-980, 420), (420, 380), "the picture to test", image=PICTURE).out()
 
     writer.group("the test", (-520, -70, 620, 900), "#3f789e")
-    inputs = {"images": picture, "vae": base, "other_vae": reed, "passes": 25, "eight_bit": True}
+    inputs = {"images": picture, "vae": base, "other_vae": corrected, "passes": 25, "eight_bit": True}
     test = add("ReEditRoundTripTest", (-500, 0), (580, 800), "", **inputs)
     _results(writer, test.out(0), test.out(1), test.out(3))
     return writer

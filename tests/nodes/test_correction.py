@@ -1,0 +1,77 @@
+"""Corrected decoding in the host: what stock nodes get from it, in one piece and in tiles, over a REED-VAE and an eps-VAE."""
+
+import comfy.model_management
+import comfy.sd
+import nodes as host_nodes
+import pytest
+import torch
+from comfy.taesd.taehv import TAEHV
+from reedit.models.metrics.similarity import masked_psnr
+from reedit.nodes.autoencoders import ReEditDecode, ReEditEncode, load_kl_vae
+from reedit.nodes.correction import ReEditCorrectDecoding
+from reedit.nodes.round_trip import ReEditRoundTripTest
+
+
+def correct(vae, corrections=1):
+    return ReEditCorrectDecoding.execute(vae, corrections)[0]
+
+
+def decode(vae, samples):
+    return host_nodes.VAEDecode().decode(vae, {"samples": samples})[0]
+
+
+def test_the_hosts_decode_is_the_one_of_the_latent_that_is_read_rightly(tiny_vae, scenes):
+    latent = tiny_vae.encode(scenes)
+    plain = tiny_vae.decode(latent)
+    expected = tiny_vae.decode(latent + latent - tiny_vae.encode(plain))
+    corrected = decode(correct(tiny_vae), latent)
+    torch.testing.assert_close(corrected, expected, rtol=0, atol=1e-5)
+    off = (tiny_vae.encode(plain) - latent).square().mean()
+    assert (tiny_vae.encode(corrected) - latent).square().mean() < off / 4
+    assert torch.equal(tiny_vae.decode(latent), plain)  # it stays as it was
+    assert torch.equal(decode(correct(tiny_vae, 0), latent), plain)
+
+
+def test_encoding_is_the_vaes_own(tiny_vae, scenes):
+    vae = correct(tiny_vae)
+    assert torch.equal(host_nodes.VAEEncode().encode(vae, scenes)[0]["samples"], tiny_vae.encode(scenes))
+    (ours,), (plain,) = (ReEditEncode.execute(scenes, one, "refuse", 32).result for one in (vae, tiny_vae))
+    assert torch.equal(ours["samples"], plain["samples"])
+
+
+def test_in_tiles_it_is_the_same_picture(tiny_vae, scenes):
+    vae, latent = correct(tiny_vae), {"samples": tiny_vae.encode(scenes[:1])}
+    whole = ReEditDecode.execute(latent, vae)[0]
+    assert float((ReEditDecode.execute(latent, vae, 32)[0] - whole).abs().max()) < 1e-3
+    assert float((host_nodes.VAEDecodeTiled().decode(vae, latent, 32, 16)[0] - whole).abs().max()) < 1e-3
+
+
+def test_ten_passes_of_the_round_trip_test_leave_more(tiny_vae, scenes, weights_folder):
+    reed = load_kl_vae(weights_folder / "tiny_sd_reed_decoder.safetensors", tiny_vae)
+    marked, found = torch.ones(2, 64, 64, dtype=torch.bool), {}
+    for name, vae in (("plain", tiny_vae), ("corrected", correct(tiny_vae)), ("REED, corrected", correct(reed))):
+        last = ReEditRoundTripTest.execute(scenes[:2], vae, None, 10)[4]
+        found[name] = masked_psnr(last, scenes[:2], marked)
+    assert found["corrected"] > found["plain"] + 6
+    assert found["REED, corrected"] > found["plain"] + 6
+
+
+def test_it_can_be_interrupted(tiny_vae, scenes):
+    latent = tiny_vae.encode(scenes[:1])
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        decode(correct(tiny_vae), latent)
+
+
+def test_bad_input_is_refused(tiny_vae):
+    for corrections in (-1, 9):
+        with pytest.raises(ValueError, match=f"corrections is {corrections}, and must be 0 to 8"):
+            correct(tiny_vae, corrections)
+    with pytest.raises(ValueError, match="samples has 8 channels"):
+        decode(correct(tiny_vae), torch.zeros(1, 8, 4, 4))
+
+
+def test_a_videos_vae_is_refused():
+    video = comfy.sd.VAE(sd=TAEHV(latent_channels=16).state_dict())
+    with pytest.raises(ValueError, match="is one of video or audio. Connect a VAE of pictures"):
+        correct(video)
