@@ -18,6 +18,7 @@ from reedit.models.autoencoders.kl_layout import KLConfig, read_config
 from reedit.models.autoencoders.kl_network import KLNetwork, build_autoencoder
 from reedit.models.training.reed import REEDSettings, REEDTask
 from reedit.nodes.autoencoders import load_kl_vae
+from reedit.nodes.correction import CorrectedVAE
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,7 +27,10 @@ BASE = "untouched base"
 VANILLA, ITERATIVE, FIRST_STEP = "vanilla", "iterative", "iterative + first-step loss"
 FULL = "full recipe"  # the paper's: iterative, first-step loss and dynamic incrementation
 LATENT = "full recipe + latent term"  # ours, and the demo family's decoder
-RECIPES = (FULL, LATENT)
+# No training: decoding is corrected once by the encoder (models/autoencoders/correction.py), ours too.
+CORRECTED = {f"{arm}, corrected": arm for arm in (BASE, LATENT)}
+LESSER = (BASE, VANILLA, ITERATIVE, FIRST_STEP)  # what the paper's full recipe is to be better than
+JUDGED = (FULL, LATENT, *CORRECTED)
 BASE_FILE = _host.WEIGHTS / "tiny_sd_autoencoder.safetensors"
 # Of each arm: its decoder and its log, in the folder of weights.
 FILES = {
@@ -36,18 +40,21 @@ FILES = {
     FULL: ("ablation/full.safetensors", "ablation/full.jsonl"),
     LATENT: ("tiny_sd_reed_decoder.safetensors", "reed_decoder.jsonl"),
 }
-ARMS = (BASE, *FILES)
+ARMS = (BASE, *FILES, *CORRECTED)
 SETTLING, COUNTED = 30, 10  # steps
 
 
 def decoder_file(arm: str, weights: Path) -> Path:
     """The file with an arm's decoder; the base's is whole."""
+    arm = CORRECTED.get(arm, arm)
     return BASE_FILE if arm == BASE else weights / FILES[arm][0]
 
 
 @cache
 def autoencoder(arm: str, weights: Path) -> Any:
-    """An arm's VAE: its decoder over the base, as the loader node does it."""
+    """An arm's VAE: its decoder over the base, as the loader node does it, or another arm's, corrected."""
+    if arm in CORRECTED:
+        return CorrectedVAE(autoencoder(CORRECTED[arm], weights), 1)
     base = load_kl_vae(BASE_FILE)
     return base if arm == BASE else load_kl_vae(decoder_file(arm, weights), base)
 

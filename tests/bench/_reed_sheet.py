@@ -19,7 +19,8 @@ from reedit.models.metrics.timeline_thumbnail import to_image
 from torch import Tensor
 
 # Okabe and Ito's palette, which colour-blind people can tell apart.
-COLOURS = dict(zip(ARMS, ("#000000", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00"), strict=True))
+PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#999999", "#0072b2")
+COLOURS = dict(zip(ARMS, PALETTE, strict=True))
 PANELS = {
     "psnr": ("PSNR, against the original", "dB"),
     "ssim": ("SSIM, against the original", "1 is identical"),
@@ -52,7 +53,7 @@ def draw_curves(name: str, title: str, results: dict[Case, Result], seed: int) -
     panels[3].axhline(original, color="black", linestyle="--", linewidth=1.2, label="original")
     panels[3].set_ylim(bottom=0)
     handles, labels = panels[3].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14)
     write(name, as_picture(figure))
 
