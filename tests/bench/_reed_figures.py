@@ -27,6 +27,13 @@ SHOWN = {
 }
 MSE, PSNR = SHOWN["mse"], SHOWN["psnr"]
 MSE_SHARE, PSNR_GAIN, FIRST_PASS_LOSS = 0.25, 6.0, 0.3  # issue 7; the paper: ÷4.0 and +6.1 dB
+SMALL_TRAINING = (
+    "A decoder of 1 M parameters, trained for some 40 minutes of one core; how far more of both would go is not measured. "
+    "Corrected decoding, which trains nothing, goes further."
+)
+FIRST_PASS_PRICE = (
+    "What the chain's loss costs an arm: the same training without it (vanilla) is all for the first pass."
+)
 
 
 def finite_mean(values: torch.Tensor) -> float:
@@ -117,9 +124,11 @@ def arm_goals(recipe: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
         gained = ours[last][PSNR] - theirs[last][PSNR]
         lost = theirs["1"][PSNR] - ours["1"][PSNR]
         goals += [
-            goal(f"{recipe}, pass {last}: MSE over that of {other}", share, "at most", MSE_SHARE, "×"),
-            goal(f"{recipe}, pass {last}: PSNR gain over {other}", gained, "at least", PSNR_GAIN, "dB"),
-            goal(f"{recipe}, pass 1: PSNR lost against {other}", lost, "at most", FIRST_PASS_LOSS, "dB"),
+            goal(f"{recipe}, pass {last}: MSE over that of {other}", share, "at most", MSE_SHARE, "×", SMALL_TRAINING),
+            goal(f"{recipe}, pass {last}: PSNR gain over {other}", gained, "at least", PSNR_GAIN, "dB", SMALL_TRAINING),
+            goal(
+                f"{recipe}, pass 1: PSNR lost against {other}", lost, "at most", FIRST_PASS_LOSS, "dB", FIRST_PASS_PRICE
+            ),
         ]
     return goals
 
