@@ -15,6 +15,8 @@ from .vae_checks import check_latent_fits, encoding_vae, pixels_per_cell
 
 TILE_CELLS = 64  # where another node asks for tiles and names no size: the host's own
 MOST_CORRECTIONS = 8
+# Of the demo's VAE, after 25 passes: 20.9 dB without, 31.9 with one, 35.1 with two, 35.9 with three.
+DEFAULT_CORRECTIONS = 2
 
 
 class CorrectedVAE(comfy.sd.VAE):
@@ -70,11 +72,11 @@ class ReEditCorrectDecoding(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Any VAE of pictures. It stays as it is."),
                 io.Int.Input(
                     "corrections",
-                    default=1,
+                    default=DEFAULT_CORRECTIONS,
                     min=0,
                     max=MOST_CORRECTIONS,
                     tooltip="How often a decoded picture is encoded, compared with its latent and decoded again. Each costs "
-                    "a decode and an encode more; one is most of the gain. 0: none.",
+                    "a decode and an encode more; the first two are most of the gain. 0: none.",
                 ),
             ],
             outputs=[

@@ -18,7 +18,7 @@ from reedit.models.autoencoders.kl_layout import KLConfig, read_config
 from reedit.models.autoencoders.kl_network import KLNetwork, build_autoencoder
 from reedit.models.training.reed import REEDSettings, REEDTask
 from reedit.nodes.autoencoders import load_kl_vae
-from reedit.nodes.correction import CorrectedVAE
+from reedit.nodes.correction import DEFAULT_CORRECTIONS, CorrectedVAE
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,8 +27,8 @@ BASE = "untouched base"
 VANILLA, ITERATIVE, FIRST_STEP = "vanilla", "iterative", "iterative + first-step loss"
 FULL = "full recipe"  # the paper's: iterative, first-step loss and dynamic incrementation
 LATENT = "full recipe + latent term"  # ours, and the demo family's decoder
-# No training: decoding is corrected once by the encoder (models/autoencoders/correction.py), ours too.
-CORRECTED = {f"{arm}, corrected": arm for arm in (BASE, LATENT)}
+# No training: decoding is corrected by the encoder (models/autoencoders/correction.py), as often as the node does it; ours.
+CORRECTED = {f"{arm}, corrected": arm for arm in (BASE,)}
 LESSER = (BASE, VANILLA, ITERATIVE, FIRST_STEP)  # what the paper's full recipe is to be better than
 JUDGED = (FULL, LATENT, *CORRECTED)
 BASE_FILE = _host.WEIGHTS / "tiny_sd_autoencoder.safetensors"
@@ -54,7 +54,7 @@ def decoder_file(arm: str, weights: Path) -> Path:
 def autoencoder(arm: str, weights: Path) -> Any:
     """An arm's VAE: its decoder over the base, as the loader node does it, or another arm's, corrected."""
     if arm in CORRECTED:
-        return CorrectedVAE(autoencoder(CORRECTED[arm], weights), 1)
+        return CorrectedVAE(autoencoder(CORRECTED[arm], weights), DEFAULT_CORRECTIONS)
     base = load_kl_vae(BASE_FILE)
     return base if arm == BASE else load_kl_vae(decoder_file(arm, weights), base)
 

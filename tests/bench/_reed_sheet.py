@@ -19,7 +19,7 @@ from reedit.models.metrics.timeline_thumbnail import to_image
 from torch import Tensor
 
 # Okabe and Ito's palette, which colour-blind people can tell apart.
-PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#999999", "#0072b2")
+PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2")
 COLOURS = dict(zip(ARMS, PALETTE, strict=True))
 PANELS = {
     "psnr": ("PSNR, against the original", "dB"),

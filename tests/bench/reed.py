@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import _host
+import _reed_corrections
 import _reed_features
 import _reed_host
 import _reed_size
@@ -189,6 +190,7 @@ def main() -> None:
     host, host_goals = _reed_host.measure(size.weights, size.seed)
     real_size, size_goals = _reed_size.measure(size.seed)
     tiles = _reed_tiles.measure(size.seed)
+    corrections = _reed_corrections.measure(size.weights, size.seed, size.passes)
     figures = {
         "arms": {
             arm: {"file": FILES[arm][0], "metadata": about(arm, size.weights), "cost": costs[arm]} for arm in FILES
@@ -203,6 +205,7 @@ def main() -> None:
         **{f"{recipe}, on {SCENES}": gains_of(recipe, results, size.seed) for recipe in JUDGED},
         "in the host": host,
         "tiles": tiles,
+        f"PSNR by the corrections and the passes, dB, of {BASE}": corrections,
         "real size": real_size,
         "the benchmark's own time, minutes": (time.perf_counter() - started) / 60,
     }

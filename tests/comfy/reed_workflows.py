@@ -20,7 +20,7 @@ VAE that you use now, and the same with a decoder that was trained as REED-VAE a
 """
 
 
-def reed_round_trip(models: dict[str, str], described: Described = None, corrections: int = 1) -> WorkflowWriter:
+def reed_round_trip(models: dict[str, str], described: Described = None, corrections: int = 2) -> WorkflowWriter:
     """Twenty-five round trips of one picture with a VAE, and with its REED decoder, corrected, beside it.
 
     models: the files of "vae", and of "reed", a decoder or a whole VAE.
