@@ -252,8 +252,10 @@ def test_the_best_iterate_is_never_lost(name, seed, wildness, calls):
     np.testing.assert_allclose([residual.absolute for residual in solution.residuals[0]], sizes, rtol=1e-5)
     best = int(np.argmin(sizes))
     assert solution.best(0).absolute == pytest.approx(sizes[best])
-    if best < calls - 1:
-        assert torch.equal(solution.x, asked[best])
+    # Near a root residuals are rounding, and which of them is the least is another CPU's to say.
+    as_good = [number for number, size in enumerate(sizes) if size <= 1.001 * sizes[best] + 1e-8]
+    if calls - 1 not in as_good:
+        assert any(torch.equal(solution.x, asked[number]) for number in as_good)
     assert solution.best(0).absolute <= sizes[0] * (1 + 1e-6)
 
 
