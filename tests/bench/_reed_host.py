@@ -89,7 +89,8 @@ def run_workflows(weights: Path, words: str = "") -> dict[str, Any]:
     trained = folder / MODELS["reed"]["name"]  # train_reed writes it
     made_here = [file] if trained.exists() else [file, trained]
     scratch = Path(tempfile.mkdtemp(prefix="bench_reed_"))
-    names = sorted((path.stem for path in FOLDER.glob(f"*{words}*.json")), key=lambda name: (name in LAST, name))
+    named = (path.stem for path in FOLDER.glob("*.json") if words in path.stem)
+    names = sorted(named, key=lambda name: (name in LAST, name))
     figures: dict[str, Any] = {}
     try:
         write_whole(weights, file)
