@@ -24,7 +24,7 @@ from ..models.autoencoders.epsilon_tiles import velocity_in_tiles
 from ..models.autoencoders.kl_layout import describe_faults, find_faults
 from ..models.session.record import observe, with_record
 from .autoencoders import DTYPES, WEIGHT_FILES
-from .tiled_vae import TILE_TOOLTIP
+from .tiled_vae import TILE_CELLS, TILE_TOOLTIP
 from .vae_checks import check_latent_fits, encoder_of, encoding_vae, pixels_per_cell
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and the host starts without it
@@ -38,7 +38,6 @@ DEFAULT_STEPS = 3
 HOST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     kind: getattr(comfy.ops.disable_weight_init, kind.__name__) for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm)
 }
-TILE_CELLS = 64  # where another node asks for tiles and names no size: the host's own
 
 
 class EpsilonNetwork(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..models.autoencoders.tiles import can_run_in_tiles, decode_in_tiles, encode_in_tiles
 from .vae_checks import encoding_vae, pixels_per_cell
 
+TILE_CELLS = 64  # where another node asks for tiles and names no size: the host's own
 TILE_TOOLTIP = (
     "0 works on the whole picture at once. Otherwise the side, in pixels, of the tiles that it is worked on in, which takes "
     "less of the device's memory and gives the same result."

@@ -7,12 +7,12 @@ from pathlib import Path
 import _host  # noqa: F401
 import torch
 from _reed_arms import BASE, autoencoder
+from _reed_chain import SHOWN
 from _reed_pictures import scenes
 from reedit.models.autoencoders.chain import run_chain
 from reedit.nodes.correction import CorrectedVAE
 
 MOST, COUNT = 3, 10
-SHOWN = (1, 5, 15, 25)
 
 
 def measure(weights: Path, seed: int, passes: int) -> dict[str, dict[str, float]]:
