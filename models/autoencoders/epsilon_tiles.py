@@ -44,7 +44,8 @@ def velocity_in_tiles(
     work.expect(_layers_of(unet))
     embeddings = unet.time_embedding(unet.time_proj(TIME_SCALE * time.to(device)).to(unet.dtype))
     pictures = zip(source.split(1), embeddings.split(1), strict=True)
-    return torch.cat([_run_unet(work, unet, one, embedding) for one, embedding in pictures]).float()
+    answer = torch.cat([_run_unet(work, unet, one, embedding) for one, embedding in pictures]).float()
+    return decoder.velocity_of(answer, noised, time)
 
 
 def _run_unet(work: TileWork, unet: Any, source: Tensor, embedding: Tensor) -> Tensor:

@@ -74,6 +74,10 @@ class EpsilonSettings(TrainingSettings):
     latent_shift: float = setting(0.0, "What is taken from latents before that.", -1000, 1000)
     decay: bool = setting(False, "Let the learning rate fall to 0 over the steps; the paper keeps it.")
     checkpointing: bool = setting(False, "Keep little of the decoder in memory and compute it anew: it takes longer.")
+    preconditioned: bool = setting(
+        False,
+        "The network says only what the noised picture alone does not tell of the velocity: ours, not the paper's.",
+    )
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -269,7 +273,7 @@ def plan_decoder(network: KLNetwork, settings: EpsilonSettings) -> EpsilonConfig
     """The sizes of the decoder that the settings ask for, over this autoencoder's latents; nothing is measured yet."""
     config = config_of_size(settings.size, network.config.latent_channels, network.config.ratio)
     check_crop(settings, config)
-    return replace(config, gamma=settings.gamma)
+    return replace(config, gamma=settings.gamma, preconditioned=settings.preconditioned)
 
 
 def check_crop(settings: EpsilonSettings, config: EpsilonConfig) -> None:

@@ -15,6 +15,7 @@ from reedit.models.autoencoders.epsilon_layout import read_epsilon_decoder
 from reedit.models.autoencoders.epsilon_network import EpsilonNetwork
 from reedit.models.autoencoders.kl_file import read_autoencoder
 from reedit.models.autoencoders.kl_network import KLNetwork
+from tiny_sd.differences import restored
 from torch import Tensor
 
 STEPS = (1, 2, 3, 5, 10)
@@ -31,9 +32,6 @@ class Compression:
     base: str
     deterministic: str
     epsilon: str
-
-    def log_of(self, file: str) -> str:
-        return str(Path(file).with_suffix(".jsonl"))
 
 
 DEMO = Compression(
@@ -56,6 +54,11 @@ FILES = sorted(
 )
 
 
+def file_of(name: str, weights: Path) -> Path:
+    """A decoder's file, restored where it is kept as what it differs by from another."""
+    return restored(weights / name, weights / DEMO.epsilon) if name == REED_EPSILON else weights / name
+
+
 @cache
 def kl_network(base: str, decoder: str, weights: Path) -> KLNetwork:
     """The encoder of one file with the decoder of another."""
@@ -66,7 +69,7 @@ def kl_network(base: str, decoder: str, weights: Path) -> KLNetwork:
 @cache
 def epsilon_network(base: str, decoder: str, weights: Path, steps: int = 1, seed: int = 0) -> EpsilonNetwork:
     """A file's eps-VAE decoder behind the encoder of another."""
-    stored = read_epsilon_decoder(weights / decoder)
+    stored = read_epsilon_decoder(file_of(decoder, weights))
     network = EpsilonDecoder(stored.config)
     network.unet.load_state_dict({name: tensor.float() for name, tensor in stored.tensors.items()})
     return EpsilonNetwork(kl_network(base, base, weights), network, seed, steps).eval().requires_grad_(False)
@@ -92,11 +95,9 @@ def decoder_parameters(network: KLNetwork | EpsilonNetwork) -> int:
 
 def training_of(file: str, weights: Path) -> dict[str, Any]:
     """What the file says of its training, and the last row of its log."""
-    said = (
-        read_autoencoder if file not in {one.epsilon for one in COMPRESSIONS} | {REED_EPSILON} else read_epsilon_decoder
-    )
-    stored = said(weights / file)
-    about = stored.about if hasattr(stored, "about") else json.loads(stored.metadata.get("reedit", "{}"))
+    denoises = file in (REED_EPSILON, *(one.epsilon for one in COMPRESSIONS))
+    stored: Any = (read_epsilon_decoder if denoises else read_autoencoder)(file_of(file, weights))
+    about = stored.about if denoises else json.loads(stored.metadata.get("reedit", "{}"))
     log = weights / Path(file).with_suffix(".jsonl")
     rows = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     return {"about": about, "last row of the log": json.loads(rows[-1]) if rows else {}}

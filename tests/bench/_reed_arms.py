@@ -19,6 +19,7 @@ from reedit.models.autoencoders.kl_network import KLNetwork, build_autoencoder
 from reedit.models.training.reed import REEDSettings, REEDTask
 from reedit.nodes.autoencoders import load_kl_vae
 from reedit.nodes.correction import DEFAULT_CORRECTIONS, CorrectedVAE
+from tiny_sd.differences import restored
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,9 +46,12 @@ SETTLING, COUNTED = 30, 10  # steps
 
 
 def decoder_file(arm: str, weights: Path) -> Path:
-    """The file with an arm's decoder; the base's is whole."""
+    """The file with an arm's decoder; the base's is whole, and the ablation's are restored from what they differ by."""
     arm = CORRECTED.get(arm, arm)
-    return BASE_FILE if arm == BASE else weights / FILES[arm][0]
+    if arm == BASE:
+        return BASE_FILE
+    file = weights / FILES[arm][0]
+    return file if arm == LATENT else restored(file, BASE_FILE)
 
 
 @cache

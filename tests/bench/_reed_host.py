@@ -86,8 +86,8 @@ def run_workflows(weights: Path, words: str = "") -> dict[str, Any]:
     """
     folder = BASE_DIRECTORY / "models" / "vae"
     file = folder / f"bench_reed_{os.getpid()}.safetensors"
-    trained = folder / MODELS["reed"]["name"]  # train_reed writes it
-    made_here = [file] if trained.exists() else [file, trained]
+    trained = [folder / MODELS[kind]["name"] for kind in ("reed", "epsilon")]  # templates write them
+    made_here = [file, *(one for one in trained if not one.exists())]
     scratch = Path(tempfile.mkdtemp(prefix="bench_reed_"))
     named = (path.stem for path in FOLDER.glob("*.json") if words in path.stem)
     names = sorted(named, key=lambda name: (name in LAST, name))

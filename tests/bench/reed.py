@@ -172,11 +172,9 @@ def main() -> None:
     options = parser.parse_args()
     count = options.count
     size = Size(count, min(count, 40), count, options.passes, options.seed, options.weights.resolve())
-    missing = [file for arm in FILES if not (file := decoder_file(arm, size.weights)).exists()]
+    missing = [file for file, _ in FILES.values() if not (size.weights / file).exists()]
     if missing:
-        raise SystemExit(
-            f"These decoders are not there: {', '.join(map(str, missing))}. Train them: tests/tiny_sd/README.md"
-        )
+        raise SystemExit(f"These decoders are not there: {', '.join(missing)}. Train them: tests/tiny_sd/README.md")
     if options.fresh:
         shutil.rmtree(KEPT, ignore_errors=True)
     if options.only is not None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
-from .training_loop import WEIGHTS_FOLDER, train
+from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, train
 from .world import SIZE, draw, random_scene
 
 STEPS, BATCH, LEARNING_RATE, KL_WEIGHT = 2600, 16, 2e-3, 5e-6
@@ -30,6 +31,11 @@ class Sizes:
 DEMO, RATIO_8 = "autoencoder", "autoencoder_ratio_8"
 # The second is for the eps-VAE decoders alone: 8×8 cells of 8 channels, half the numbers of 16×16 cells of 4.
 AUTOENCODERS = {DEMO: Sizes((32, 64, 96), 4), RATIO_8: Sizes((32, 64, 64, 96), 8)}
+
+
+def file_of(name: str) -> Path:
+    """Where an autoencoder is kept; the second lies in weights/ with a decoder of train_epsilon.py's alone."""
+    return (WEIGHTS_FOLDER if name == DEMO else RUNS_FOLDER) / f"tiny_sd_{name}.safetensors"
 
 
 def build(sizes: Sizes) -> AutoencoderKL:
@@ -113,7 +119,7 @@ def train_autoencoder(name: str) -> None:
     scale_latents(trained)
     # The diffusers layout, which ReEditLoadREEDVAE reads as well as the ldm one.
     weights = {key: value.half().contiguous() for key, value in trained.state_dict().items()}
-    save_file(weights, WEIGHTS_FOLDER / f"tiny_sd_{name}.safetensors")
+    save_file(weights, file_of(name))
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from models.training.loop import Progress
 from models.training.reed import REEDSettings
 from models.training.train_reed import train_reed
 
+from .differences import write_difference
 from .train_autoencoder import pictures
 from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER
 
@@ -47,18 +48,19 @@ FULL = REEDSettings(
     save_every=75,
 )
 FIXED = replace(FULL, first_passes=5, last_passes=5)
+DEMO = "latent"
 ARMS = {
     "vanilla": replace(FULL, steps=2465, batch=8, kept_chains=0, first_passes=1, last_passes=1, anchor=1.0),
     "iterative": replace(FIXED, target="original"),
     "first_step_loss": FIXED,
     "full": FULL,
-    "latent": replace(FULL, steps=2170, latent=0.05),
+    DEMO: replace(FULL, steps=2170, latent=0.05),
 }
 
 
 def files_of(arm: str) -> tuple[Path, Path]:
-    """Where an arm's decoder and its log are kept."""
-    if arm == "latent":
+    """Where an arm's decoder, or what it differs by from the base's, and its log are kept."""
+    if arm == DEMO:
         return WEIGHTS_FOLDER / "tiny_sd_reed_decoder.safetensors", WEIGHTS_FOLDER / "reed_decoder.jsonl"
     return WEIGHTS_FOLDER / "ablation" / f"{arm}.safetensors", WEIGHTS_FOLDER / "ablation" / f"{arm}.jsonl"
 
@@ -83,7 +85,10 @@ def train_arm(arm: str) -> None:
         if progress.row:
             logging.info("%s %s", arm, progress.row)
 
-    train_reed(BASE, PICTURES, output, ARMS[arm], run, decoder_only=True, on_step=report, cpu=True)
+    decoder = output if arm == DEMO else RUNS_FOLDER / f"reed_{arm}.safetensors"
+    train_reed(BASE, PICTURES, decoder, ARMS[arm], run, decoder_only=True, on_step=report, cpu=True)
+    if arm != DEMO:
+        write_difference(decoder, BASE, output)
     shutil.copyfile(run / "log.jsonl", log)
 
 

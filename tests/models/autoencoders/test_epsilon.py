@@ -16,6 +16,8 @@ from reedit.models.autoencoders.epsilon_layout import (
     read_epsilon_decoder,
 )
 from safetensors.torch import save_file
+from tiny_sd.train_autoencoder import AUTOENCODERS, DEMO, RATIO_8
+from tiny_sd.train_autoencoder import build as build_autoencoder
 
 TINY = config_of_size("tiny", latent_channels=4, ratio=4)
 
@@ -82,6 +84,37 @@ def test_of_gaussian_data_the_flow_makes_the_known_picture(decoder, gamma):
     assert errors[2] < 0.01
 
 
+@pytest.mark.parametrize("time", [0.0, 0.3, 0.9, 1.0])
+def test_preconditioned_a_silent_network_gives_the_exact_velocity_of_gaussian_data(time):
+    """Where the latent tells nothing and x0 ~ N(0, V), the velocity is linear in x_t: E[v | x_t] = c x_t."""
+    config = replace(TINY, picture_variance=0.09, preconditioned=True)
+    decoder = EpsilonDecoder(config)
+    noised, times = torch.randn(2, 3, 16, 16), torch.full((2,), time)
+    exact = gaussian_velocity(config, 0.0, 0.3)(noised, times, None)
+    assert torch.allclose(decoder.velocity_of(torch.zeros_like(noised), noised, times), exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("time", [0.1, 0.5, 0.9, 1.0])
+def test_preconditioned_the_network_is_to_say_numbers_of_unit_variance(time):
+    decoder = EpsilonDecoder(replace(TINY, preconditioned=True))
+    picture = TINY.picture_variance**0.5 * torch.randn(8, 3, 64, 64)
+    noise, times = torch.randn_like(picture), torch.full((8,), time)
+    noised = decoder.noised(picture, noise, times)
+    none, one = (decoder.velocity_of(torch.full_like(noised, value), noised, times) for value in (0.0, 1.0))
+    answer = (decoder.target(picture, noise) - none) / (one - none)
+    assert float(answer.var()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("size", "autoencoder"), [("tiny", DEMO), ("tiny, 4 levels", RATIO_8)])
+def test_the_tiny_sizes_have_the_parameters_of_the_demos_decoders(size, autoencoder):
+    sizes = AUTOENCODERS[autoencoder]
+    with torch.device("meta"):
+        unet = build_unet(config_of_size(size, sizes.latent_channels, 2 ** (len(sizes.block_out_channels) - 1)))
+        decoder = build_autoencoder(sizes).decoder
+    denoising, plain = (sum(parameter.numel() for parameter in each.parameters()) for each in (unet, decoder))
+    assert denoising == pytest.approx(plain, rel=0.025)
+
+
 def test_the_right_velocity_gives_the_picture_back_in_one_step(decoder):
     picture, noise = torch.rand(3, 3, 16, 16) * 2 - 1, torch.randn(3, 3, 16, 16)
     time = torch.tensor([0.1, 0.5, 1.0])
@@ -141,7 +174,7 @@ def test_each_step_is_told(decoder):
 
 
 def test_a_file_gives_back_what_was_saved(decoder, tmp_path):
-    config = replace(TINY, gamma=0.7, latent_scale=0.5)
+    config = replace(TINY, gamma=0.7, latent_scale=0.5, preconditioned=True)
     stored = StoredEpsilonDecoder(config, decoder.unet.state_dict(), {"base": "abc"}, {"other": "x"})
     stored.save(tmp_path / "decoder.safetensors")
     read = read_epsilon_decoder(tmp_path / "decoder.safetensors")

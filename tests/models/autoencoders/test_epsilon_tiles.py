@@ -1,5 +1,6 @@
 """Reference: the network at once, on the whole picture. Differences are in grey levels of 255."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -23,6 +24,7 @@ SIZES = [
     SMALL,
     EpsilonConfig(16, 2, 8, 2, (1, 2, 2, 1), (1, 3), 8, 4),  # the network halves more often than the encoder did
     EpsilonConfig(16, 1, 16, 8, (1, 2), (), 16, 16),  # and here less often
+    replace(SMALL, preconditioned=True),
 ]
 OFF = 0.01  # grey levels. Up to 0.005 was found, on pictures of random networks, which reach far beyond 0 to 255
 
@@ -53,7 +55,7 @@ def levels_apart(found, expected):
     return 255 * float((found - expected).abs().max())
 
 
-@pytest.mark.parametrize("config", SIZES, ids=["equal", "deeper", "shallower"])
+@pytest.mark.parametrize("config", SIZES, ids=["equal", "deeper", "shallower", "preconditioned"])
 @pytest.mark.parametrize("tile", [8, 20, 64])
 def test_tiles_give_what_the_whole_gives(config, tile):
     decoder, latent = decoder_of(config), latent_of(config, height=13 if config.ratio < 8 else 7)
@@ -109,7 +111,7 @@ def test_nothing_that_came_in_is_changed():
     assert all(torch.equal(value, old) for value, old in zip(given, before, strict=True))
 
 
-@pytest.mark.parametrize("config", SIZES, ids=["equal", "deeper", "shallower"])
+@pytest.mark.parametrize("config", SIZES, ids=["equal", "deeper", "shallower", "preconditioned"])
 def test_progress_counts_every_tile_and_ends_at_the_total(config):
     seen = []
     decode_in_tiles(decoder_of(config), latent_of(config, height=7), 24, 1, lambda *counts: seen.append(counts))

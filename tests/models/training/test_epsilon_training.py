@@ -318,6 +318,7 @@ def test_the_defaults_are_the_papers():
     assert (settings.gamma, settings.perceptual, settings.adversarial, settings.penalty) == (0.6, 0.5, 0.5, 10.0)
     assert (settings.betas, settings.learning_rate, settings.average_decay) == ((0.0, 0.999), 1e-4, 0.999)
     assert (settings.time_mean, settings.time_deviation, settings.rate_falls) == (0.0, 1.0, False)
+    assert not settings.preconditioned
 
 
 def test_every_setting_has_its_range_or_choices_and_an_explanation():

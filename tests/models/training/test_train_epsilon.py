@@ -53,7 +53,7 @@ def test_held_out_pictures_come_nearer(tmp_path, scenes):
 
 def test_the_file_holds_the_averaged_weights_and_what_it_was_made_from(tmp_path, base, pictures):
     output = tmp_path / "out" / "epsilon.safetensors"
-    settings = replace(QUICK, gamma=0.8, perceptual=0.1)
+    settings = replace(QUICK, gamma=0.8, perceptual=0.1, preconditioned=True)
     rows = train_epsilon(base, pictures, output, settings, cpu=True)
     stored = read_epsilon_decoder(output)
     sizes = config_of_size("tiny", latent_channels=4, ratio=2)
@@ -61,6 +61,7 @@ def test_the_file_holds_the_averaged_weights_and_what_it_was_made_from(tmp_path,
     assert config == replace(
         sizes,
         gamma=0.8,
+        preconditioned=True,
         picture_variance=config.picture_variance,
         latent_shift=config.latent_shift,
         latent_scale=config.latent_scale,

@@ -1,0 +1,55 @@
+"""Decoders that were trained on from another one, kept as the difference in 8 bits: half a file in float16.
+
+The difference is small against the weights, so an eighth bit of it is about the last of theirs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+RESTORED_FOLDER = Path(__file__).parents[2] / "build" / "tiny_sd" / "restored"  # git-ignored
+MOST = 127
+SCALE = ".scale"  # after a tensor's name: what its whole numbers are to be multiplied by, channel by channel
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def write_difference(trained: Path, base: Path, path: Path) -> None:
+    """What the tensors in the file `trained` differ by from those of the same names in `base`, with its metadata."""
+    tensors, metadata = _read(trained)
+    start, kept = load_file(base), {}
+    for name, tensor in tensors.items():
+        difference = tensor.float() - start[name].float()
+        # A scale for each output channel, of which a one-dimensional tensor's numbers are one each.
+        scale = difference.flatten(1).abs().amax(1) if difference.dim() > 1 else difference.abs().max()
+        scale = scale.view(-1, *[1] * (difference.dim() - 1)).clamp(min=torch.finfo(torch.float32).tiny) / MOST
+        kept[name] = (difference / scale).round().to(torch.int8)
+        kept[name + SCALE] = scale
+    save_file(kept, path, metadata)
+
+
+def restored(path: Path, base: Path) -> Path:
+    """The file that `write_difference` was given, up to the rounding, in the precision of `base`. It is made once."""
+    target = RESTORED_FOLDER / path.name
+    if target.exists() and target.stat().st_mtime >= path.stat().st_mtime:
+        return target
+    kept, metadata = _read(path)
+    start = load_file(base)
+    tensors = {
+        name: (start[name].float() + kept[name].float() * scale).to(start[name].dtype)
+        for name, scale in ((name.removesuffix(SCALE), kept[name]) for name in kept if name.endswith(SCALE))
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(".part")
+    save_file(tensors, unfinished, metadata)
+    os.replace(unfinished, target)
+    return target
