@@ -30,6 +30,7 @@ WEIGHTS = {
     "tiny_sd_instruct_pix2pix.safetensors": "checkpoints",
     "tiny_sd_autoencoder.safetensors": "vae",
     "tiny_sd_reed_decoder.safetensors": "vae",
+    "tiny_sd_epsilon_decoder.safetensors": "vae",
 }
 NETWORK_HINT = "Look at the lines above; mostly it is the network or a proxy. Then run the same command again."
 

@@ -5,6 +5,7 @@ from .autoencoders import ReEditDecode, ReEditEncode, ReEditLoadREEDVAE
 from .correction import ReEditCorrectDecoding
 from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
+from .epsilon import ReEditEpsilonDecode, ReEditLoadEpsilonVAE
 from .guidance import ReEditAttentionMask, ReEditBlendedGuider, ReEditGuidanceMask
 from .instruct import ReEditInstructGuider, ReEditInstruction
 from .inversion import ReEditInversionReport, ReEditInversionSampler, ReEditInvert
@@ -16,7 +17,7 @@ from .session import ReEditCheckout, ReEditCommit
 from .session_files import ReEditLoadSession, ReEditSaveSession
 from .stochastic_sampler import ReEditStochasticSampler
 from .timeline import ReEditTimeline
-from .training import ReEditTrainREED
+from .training import ReEditTrainEpsilonVAE, ReEditTrainREED
 
 NODES = (
     ReEditLoadREEDVAE,
@@ -46,4 +47,7 @@ NODES = (
     ReEditRoundTripTest,
     ReEditTrainREED,
     ReEditCorrectDecoding,
+    ReEditLoadEpsilonVAE,
+    ReEditEpsilonDecode,
+    ReEditTrainEpsilonVAE,
 )

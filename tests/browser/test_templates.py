@@ -21,6 +21,8 @@ NAMES = (
     "multi_mask_instruct",
     "reed_round_trip",
     "train_reed",
+    "epsilon_decode",
+    "train_epsilon",
 )  # and test_mixed_edit_chain
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from chain_builder import MODELS
 from edit_chain import our_chain
+from epsilon_workflows import EPSILON_DECODE_NOTE, TRAIN_EPSILON_NOTE, epsilon_decode, train_epsilon
 from guidance_workflows import attention_mask, prompt_edit
 from instruct_workflows import instruct_chain, multi_mask_instruct
 from inversion_workflow import invert_and_reconstruct
@@ -98,6 +99,8 @@ carries all of them out in one sampling run, in about half the time of one run e
 """,
     "reed_round_trip": REED_ROUND_TRIP_NOTE,
     "train_reed": TRAIN_REED_NOTE,
+    "epsilon_decode": EPSILON_DECODE_NOTE,
+    "train_epsilon": TRAIN_EPSILON_NOTE,
     "paint_and_merge": """## Paint, and go on from the latent
 
 *ReEdit Merge Pixels* finds what was painted and encodes only a window around it; every other cell stays as it is, bit for
@@ -140,6 +143,8 @@ WORKFLOWS = {
     "continue_tomorrow": saved("continue_tomorrow", continue_tomorrow, ("instruct", "vae")),
     "reed_round_trip": saved("reed_round_trip", reed_round_trip, ("vae", "reed")),
     "train_reed": saved("train_reed", train_reed, ("vae",)),
+    "epsilon_decode": saved("epsilon_decode", epsilon_decode, ("vae", "epsilon")),
+    "train_epsilon": saved("train_epsilon", train_epsilon, ("vae",)),
     "paint_and_merge": saved("paint_and_merge", paint_and_merge, ("repaint", "vae")),
 }
 

@@ -40,13 +40,16 @@ MODELS = {
         "vae-ft-mse-840000-ema-pruned.safetensors",
         "directory": "vae",
     },
-    "reed": {"name": "reed.safetensors", "directory": "vae"},  # what the template train_reed writes; nowhere to be had
+    # What the templates train_reed and train_epsilon write; nowhere to be had.
+    "reed": {"name": "reed.safetensors", "directory": "vae"},
+    "epsilon": {"name": "epsilon.safetensors", "directory": "vae"},
 }
 DEMO_MODELS = {
     "instruct": "tiny_sd_instruct_pix2pix.safetensors",
     "repaint": "tiny_sd_text_to_image.safetensors",
     "vae": "tiny_sd_autoencoder.safetensors",
     "reed": "tiny_sd_reed_decoder.safetensors",
+    "epsilon": "tiny_sd_epsilon_decoder.safetensors",
 }
 TOOLS = {"instruct": "instruction edit", "repaint": "masked repaint", "paint": "painted by hand"}
 SAMPLING = {"steps": 20, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}

@@ -31,7 +31,11 @@ SHOWN = {
     "multi_mask_instruct": "ReEditTimeline",
     "reed_round_trip": "the contact sheet",
     "train_reed": "the curves of both",
+    "epsilon_decode": "five decodes",
+    "train_epsilon": "pictures it was not trained on",
 }
+# What is changed first, for a picture that shows something.
+CHANGES = {"train_epsilon": {"ReEditTrainEpsilonVAE.steps": "300", "ReEditTrainEpsilonVAE.perceptual": "0"}}
 LARGEST = 900  # pixels
 
 
@@ -41,8 +45,10 @@ def main() -> None:
         save_picture(truth(None), server.folder("input") / PICTURE)
         save_training_pictures(server.folder("input") / TRAINING_PICTURES)
         for name in sys.argv[1:] or SHOWN:
-            (shown,) = run_shipped(name, server)[SHOWN[name]]["images"]
+            (shown,) = run_shipped(name, server, CHANGES.get(name))[SHOWN[name]]["images"]
             picture = Image.open(server.output_file(shown)).convert("RGB")
+            if enlarged := LARGEST // 2 // max(picture.size):  # the demo's pictures are small
+                picture = picture.resize([enlarged * side for side in picture.size], Image.Resampling.NEAREST)
             picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
             picture.save(FOLDER / f"{name}.jpg", quality=88)
 

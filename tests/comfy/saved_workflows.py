@@ -14,7 +14,12 @@ from chain_builder import DEMO_MODELS, MODELS
 from live_server import LiveServer
 
 FOLDER = Path(__file__).parents[2] / "workflows"
-LOADERS = {"CheckpointLoaderSimple": "ckpt_name", "ReEditLoadREEDVAE": "vae_name"}  # and the widget that names the file
+# And the widget that names the file.
+LOADERS = {
+    "CheckpointLoaderSimple": "ckpt_name",
+    "ReEditLoadREEDVAE": "vae_name",
+    "ReEditLoadEpsilonVAE": "decoder_name",
+}
 
 # No tracking, no update check, no home folder: what comfy-cli writes stays in the scratch folder it is given.
 _QUIET = {"DO_NOT_TRACK": "1", "COMFY_NO_WATCH": "1"}
@@ -44,7 +49,8 @@ def with_models(
 ) -> Path:
     """A copy of a saved workflow in the server's scratch folder, in which model files have other names.
 
-    names: {name in the workflow: name to put in its place}; each must be there. texts: {"node's title.widget": value}.
+    names: {name in the workflow: name to put in its place}; each must be there. texts: {"node's title.widget": value}; a node
+    without a title goes by its type.
     """
     nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
     values = {
@@ -54,7 +60,7 @@ def with_models(
     }
     if set(names.values()) != set(values.values()):
         raise ValueError(f"{workflow.name} does not name each of {', '.join(names)}.")
-    numbers = {node.get("title"): node["id"] for node in nodes}
+    numbers = {node.get("title") or node["type"]: node["id"] for node in nodes}
     for place, text in (texts or {}).items():
         title, widget = place.rsplit(".", 1)
         values[f"{numbers[title]}.{widget}"] = text

@@ -1,9 +1,11 @@
-"""Training in a running host: the template's graph, and the cancel button."""
+"""Training in a running host: the templates' graphs, and the cancel button."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
+from pathlib import Path
 
 import demo
 import pytest
@@ -11,6 +13,8 @@ import requests
 import websocket
 from chain_builder import DEMO_MODELS, PICTURE
 from edit_chain import truth
+from epsilon_workflows import TRIAL as EPSILON_TRIAL
+from epsilon_workflows import train_epsilon
 from reed_workflows import PICTURES, TRIAL, train_reed
 from safetensors import safe_open
 from workflow_writer import WorkflowWriter
@@ -33,23 +37,43 @@ def pictures(server):
     demo.save_training_pictures(server.folder("input") / PICTURES)
 
 
-def test_the_graph_of_the_template_trains_and_compares(server, pictures, trained_file):
-    graph = train_reed({"vae": DEMO_MODELS["vae"]})
-    (training,) = [node for node in graph.nodes if node.kind == "ReEditTrainREED"]
+def run_training(server, graph: WorkflowWriter, trained_file: Path, trial: dict) -> tuple[dict, str, dict]:
+    """Run a template's graph under this test's name, and look at what every training gives.
+
+    What its nodes showed by their titles, the log's last line, and what the file says.
+    """
+    (training,) = [node for node in graph.nodes if node.kind.startswith("ReEditTrain")]
     training.inputs["name"] = NAME
     outputs = server.run(graph.as_queued())
     shown = {node.title or node.kind: outputs[str(node.number)] for node in graph.nodes if str(node.number) in outputs}
     assert shown["the file in models/vae"]["text"] == [trained_file.name]
     with safe_open(trained_file, framework="pt") as file:
         about = json.loads(file.metadata()["reedit"])
-    assert {name: about["settings"][name] for name in TRIAL} == TRIAL
+    assert {name: about["settings"][name] for name in trial} == trial
     (last,) = shown["the log"]["text"][0].splitlines()
-    assert f"step {TRIAL['steps']} " in last and f"psnr@25 {about['figures']['psnr@25']}" in last
-    report = json.loads(shown["ReEditRoundTripTest"]["text"][0])
-    assert [len(vae["passes"]) for vae in report["vaes"]] == [25, 25]
+    assert f"step {trial['steps']} " in last
     grid = demo.open_picture(server.output_file(shown["pictures it was not trained on"]["images"][0]))
     samples = server.folder("output") / "reedit" / "training" / NAME / "samples"
-    assert (grid == demo.open_picture(samples / f"{TRIAL['steps']:07}.png")).all()
+    assert (grid == demo.open_picture(samples / f"{trial['steps']:07}.png")).all()
+    shutil.rmtree(samples.parent)
+    return shown, last, about
+
+
+def test_the_graph_of_train_reed_trains_and_compares(server, pictures, trained_file):
+    shown, last, about = run_training(server, train_reed({"vae": DEMO_MODELS["vae"]}), trained_file, TRIAL)
+    assert f"psnr@25 {about['figures']['psnr@25']}" in last
+    report = json.loads(shown["ReEditRoundTripTest"]["text"][0])
+    assert [len(vae["passes"]) for vae in report["vaes"]] == [25, 25]
+
+
+def test_the_graph_of_train_epsilon_trains_and_decodes(server, pictures, trained_file):
+    graph = train_epsilon({"vae": DEMO_MODELS["vae"]})
+    shown, last, about = run_training(server, graph, trained_file, EPSILON_TRIAL)
+    assert about["kind"] == "epsilon decoder" and f"psnr@3 {about['figures']['psnr@3']}" in last
+    beside = demo.open_picture(server.output_file(shown["both"]["images"][0]))
+    plain, denoised = beside[:, :64], beside[:, -64:]
+    assert demo.psnr(plain, truth(None)) > 30
+    assert denoised.std() > 0.05 and demo.psnr(denoised, plain) < 25  # a few steps: noise, with colours coming through
 
 
 def test_cancelling_keeps_the_state_and_running_again_goes_on(server, pictures, trained_file):

@@ -34,14 +34,13 @@ def test_the_file_is_what_author_workflows_writes(server, name):
 def test_a_workflow_has_what_a_user_needs_to_open_it(server, file):
     workflow = json.loads(file.read_text(encoding="utf-8"))
     known = server.get("/object_info").keys() | {"MarkdownNote"}
-    loaders = {"CheckpointLoaderSimple": "checkpoints", "ReEditLoadREEDVAE": "vae"}
+    loaders = {"CheckpointLoaderSimple": "checkpoints", "ReEditLoadREEDVAE": "vae", "ReEditLoadEpsilonVAE": "vae"}
+    made_by_users = {entry["name"] for entry in MODELS.values() if "url" not in entry}
     for node in workflow["nodes"]:
         assert node["type"] in known
         if node["type"] != "MarkdownNote":
             assert node["properties"]["cnr_id"] and node["properties"]["ver"]
-        if (
-            node["type"] in loaders and node["widgets_values"][0] != MODELS["reed"]["name"]
-        ):  # which users make themselves
+        if node["type"] in loaders and node["widgets_values"][0] not in made_by_users:
             (model,) = node["properties"]["models"]
             assert model["name"] == node["widgets_values"][0] and model["directory"] == loaders[node["type"]]
             assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(model["name"])

@@ -25,6 +25,14 @@ class Linear(nn.Module):
         return self.convolution(torch.cat([picture, noised], 1))
 
 
+def seeing() -> Discriminator:
+    """One that has learned to look at the noised picture."""
+    discriminator = Discriminator(8)
+    with torch.no_grad():
+        discriminator.first.weight[:, 3:].normal_(std=0.1)
+    return discriminator
+
+
 @pytest.fixture
 def pair():
     return torch.randn(3, 3, 16, 16), torch.randn(3, 3, 16, 16), torch.tensor([0.1, 0.5, 0.9])
@@ -48,7 +56,7 @@ def test_the_penalty_teaches_the_discriminator(pair):
 
 def test_the_penalty_of_the_discriminator_is_that_of_its_finite_differences(pair):
     torch.manual_seed(2)
-    discriminator = Discriminator(8).double()
+    discriminator = seeing().double()
     picture, noised, time = (one[:1].double() for one in pair)
     found = gradient_penalty(discriminator, picture, noised, time).item()
     squares = 0.0
@@ -85,12 +93,20 @@ def test_there_is_a_logit_for_each_patch_of_8_pixels(side):
 
 @pytest.mark.parametrize("what", ["picture", "noised", "time"])
 def test_the_picture_what_was_made_of_it_and_the_time_all_matter(pair, what):
-    discriminator = Discriminator(8)
+    discriminator = seeing()
     given = dict(zip(("picture", "noised", "time"), pair, strict=True))
     before = discriminator(**given)
     after = discriminator(**{**given, what: given[what].flip(0)})
     assert torch.allclose(before[1], after[1], atol=1e-6)  # the middle one of three stays
     assert (before[0] - after[0]).abs().max() > 1e-2
+
+
+def test_a_fresh_one_is_blind_to_the_noised_picture_and_can_learn_to_see_it(pair):
+    discriminator, (picture, noised, time) = Discriminator(8), pair
+    logits = discriminator(picture, noised, time)
+    assert torch.equal(logits, discriminator(picture, 2 * noised, time))
+    logits.sum().backward()
+    assert bool((discriminator.first.weight.grad[:, 3:] != 0).any())
 
 
 def test_the_judged_gets_a_gradient_and_the_judge_none(pair):
