@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chain_builder import PICTURE
-from reed_workflows import PICTURES
+from reed_workflows import add_training
 from session_workflows import Described
 from workflow_writer import Link, WorkflowWriter
 
@@ -121,40 +121,17 @@ def train_epsilon(models: dict[str, str], described: Described = None) -> Workfl
     models: the file of "vae".
     """
     writer = WorkflowWriter()
-    add = writer.add
-    properties = {name: {"models": [entry]} for name, entry in (described or {}).items()}
-
-    writer.group("your VAE, and a picture to test it on", (-1000, -70, 460, 1180), "#888")
-    base = add(
-        "ReEditLoadREEDVAE",
-        (-980, 0),
-        (420, 120),
-        "the VAE whose latents are decoded",
-        properties.get("vae"),
-        vae_name=models["vae"],
-    ).out()
-    picture = add("LoadImage", (-980, 190), (420, 480), "the picture to test", image=PICTURE).out()
-    latent = add("ReEditEncode", (-980, 740), (420, 80), "", pixels=picture, vae=base, fit="refuse").out()
-
-    writer.group("train a decoder that denoises", (-520, -70, 1100, 1180), "#3f789e")
-    trained = add("ReEditTrainEpsilonVAE", (-500, 0), (480, 1080), "", vae=base, pictures=PICTURES, name="epsilon")
-    trained.inputs |= TRIAL  # one of which is called size, as the node's own on the canvas
-    add("PreviewImage", (0, 0), (560, 480), "pictures it was not trained on", images=trained.out(1))
-    add("PreviewAny", (0, 540), (560, 320), "the log", source=trained.out(2))
-    add("PreviewAny", (0, 920), (560, 150), "the file in models/vae", source=trained.out(3))
+    titles = ("the VAE whose latents are decoded", "train a decoder that denoises")
+    trained = add_training(writer, models, described, titles, "ReEditTrainEpsilonVAE", "epsilon", TRIAL)
+    inputs = {"pixels": trained.picture, "vae": trained.base, "fit": "refuse"}
+    latent = writer.add("ReEditEncode", (-980, 740), (420, 80), "", **inputs).out()
 
     writer.group("the VAE's own decoder, and the new one", (600, -70, 1000, 1180), "#a55")
-    plain = add("ReEditDecode", (620, 0), (320, 100), "the VAE's own decoder", samples=latent, vae=base).out()
-    denoised = add(
-        "ReEditEpsilonDecode",
-        (620, 160),
-        (320, 140),
-        "the new one",
-        samples=latent,
-        vae=trained.out(0),
-        steps=3,
-        seed=0,
-    ).out()
+    inputs = {"samples": latent, "vae": trained.base}
+    plain = writer.add("ReEditDecode", (620, 0), (320, 100), "the VAE's own decoder", **inputs).out()
+    inputs = {"samples": latent, "vae": trained.vae, "steps": 3, "seed": 0}
+    denoised = writer.add("ReEditEpsilonDecode", (620, 160), (320, 140), "the new one", **inputs).out()
     beside = _stitch(writer, (620, 360), "side by side", plain, denoised, "right")
-    add("SaveImage", (980, 0), (600, 640), "both", images=beside, filename_prefix="reedit/train_epsilon")
+    prefix = "reedit/train_epsilon"
+    writer.add("SaveImage", (980, 0), (600, 640), "both", images=beside, filename_prefix=prefix)
     return writer

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from chain_builder import PICTURE
 from session_workflows import Described
 from workflow_writer import Link, WorkflowWriter
@@ -83,36 +86,59 @@ PICTURES = "my_pictures"  # a folder in the host's input folder
 TRIAL = {"steps": 8, "batch": 2, "crop": 64}  # under a minute on one processor, with the demo's small VAE
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A training in a graph: the VAE that it starts from, the picture that it is tested on, and the VAE that it makes."""
+
+    base: Link
+    picture: Link
+    vae: Link
+
+
+def add_training(
+    writer: WorkflowWriter,
+    models: dict[str, str],
+    described: Described,
+    titles: tuple[str, str],
+    kind: str,
+    name: str,
+    trial: dict[str, Any],
+) -> Trained:
+    """A VAE, a picture, and a training node with all that it gives.
+
+    models: the file of "vae". titles: of the VAE and of the training's group. trial: the settings for a first try.
+    """
+    add = writer.add
+    properties = {model: {"models": [entry]} for model, entry in (described or {}).items()}
+
+    writer.group("your VAE, and a picture to test it on", (-1000, -70, 460, 1180), "#888")
+    base = add(
+        "ReEditLoadREEDVAE", (-980, 0), (420, 120), titles[0], properties.get("vae"), vae_name=models["vae"]
+    ).out()
+    picture = add("LoadImage", (-980, 190), (420, 480), "the picture to test", image=PICTURE).out()
+
+    writer.group(titles[1], (-520, -70, 1100, 1180), "#3f789e")
+    training = add(kind, (-500, 0), (480, 1080), "", vae=base, pictures=PICTURES, name=name)
+    training.inputs |= trial  # one may be called size, as the node's own on the canvas
+    add("PreviewImage", (0, 0), (560, 480), "pictures it was not trained on", images=training.out(1))
+    add("PreviewAny", (0, 540), (560, 320), "the log", source=training.out(2))
+    add("PreviewAny", (0, 920), (560, 150), "the file in models/vae", source=training.out(3))
+    return Trained(base, picture, training.out(0))
+
+
 def train_reed(models: dict[str, str], described: Described = None) -> WorkflowWriter:
     """A VAE, the decoder that is trained for it, and 25 round trips with both.
 
     models: the file of "vae".
     """
     writer = WorkflowWriter()
-    add = writer.add
-    properties = {name: {"models": [entry]} for name, entry in (described or {}).items()}
-
-    writer.group("your VAE, and a picture to test it on", (-1000, -70, 460, 1180), "#888")
-    base = add(
-        "ReEditLoadREEDVAE",
-        (-980, 0),
-        (420, 120),
-        "the VAE to start from",
-        properties.get("vae"),
-        vae_name=models["vae"],
-    ).out()
-    picture = add("LoadImage", (-980, 190), (420, 480), "the picture to test", image=PICTURE).out()
-
-    writer.group("train its decoder", (-520, -70, 1100, 1180), "#3f789e")
-    trained = add("ReEditTrainREED", (-500, 0), (480, 1080), "", vae=base, pictures=PICTURES, name="reed", **TRIAL)
-    add("PreviewImage", (0, 0), (560, 480), "pictures it was not trained on", images=trained.out(1))
-    add("PreviewAny", (0, 540), (560, 320), "the log", source=trained.out(2))
-    add("PreviewAny", (0, 920), (560, 150), "the file in models/vae", source=trained.out(3))
+    titles = ("the VAE to start from", "train its decoder")
+    trained = add_training(writer, models, described, titles, "ReEditTrainREED", "reed", TRIAL)
 
     writer.group("before and after", (600, -70, 1100, 1180), "#a55")
-    inputs = {"images": picture, "vae": base, "other_vae": trained.out(0), "passes": 25, "eight_bit": True}
-    test = add("ReEditRoundTripTest", (620, 0), (520, 1080), "", **inputs)
+    inputs = {"images": trained.picture, "vae": trained.base, "other_vae": trained.vae, "passes": 25, "eight_bit": True}
+    test = writer.add("ReEditRoundTripTest", (620, 0), (520, 1080), "", **inputs)
     prefix = "reedit/train_reed"
-    add("SaveImage", (1160, 0), (520, 640), "the curves of both", images=test.out(0), filename_prefix=prefix)
-    add("PreviewAny", (1160, 700), (520, 370), "in words", source=test.out(3))
+    writer.add("SaveImage", (1160, 0), (520, 640), "the curves of both", images=test.out(0), filename_prefix=prefix)
+    writer.add("PreviewAny", (1160, 700), (520, 370), "in words", source=test.out(3))
     return writer

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
-from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, train
+from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, chosen_names, train
 from .world import SIZE, draw, random_scene
 
 STEPS, BATCH, LEARNING_RATE, KL_WEIGHT = 2600, 16, 2e-3, 5e-6
@@ -124,12 +123,7 @@ def train_autoencoder(name: str) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO)
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(AUTOENCODERS)}; all without any")
-    chosen = parser.parse_args().names or list(AUTOENCODERS)
-    if not set(chosen) <= AUTOENCODERS.keys():
-        parser.error(f"the autoencoders are {', '.join(AUTOENCODERS)}")
-    for name in chosen:
+    for name in chosen_names(__doc__, AUTOENCODERS):
         train_autoencoder(name)
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shutil
@@ -30,7 +29,8 @@ from .train_autoencoder import DEMO as DEMO_AUTOENCODER
 from .train_autoencoder import RATIO_8 as AUTOENCODER_RATIO_8
 from .train_autoencoder import file_of
 from .train_reed import ARMS as REED_ARMS
-from .train_reed import PICTURES, RUNS_FOLDER, WEIGHTS_FOLDER, draw_pictures
+from .train_reed import PICTURES, draw_pictures
+from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, chosen_names
 
 # LPIPS's weights cannot be had here, and MS-SSIM takes twice the time of all else: neither kind of decoder has it. The
 # adversary weighs little because nothing but it stands against an error that is a thousandth by then. Times: decoding in
@@ -135,12 +135,7 @@ def train_with_reed() -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    names = [*ARMS, REED]
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("arms", nargs="*", metavar="ARM", help=f"of {', '.join(names)}; all without any")
-    chosen = parser.parse_args().arms or names
-    if not set(chosen) <= set(names):
-        parser.error(f"{', '.join(sorted(set(chosen) - set(names)))}: the arms are {', '.join(names)}")
+    chosen = chosen_names(__doc__, [*ARMS, REED])
     draw_pictures()
     for name in chosen:
         if name == REED:

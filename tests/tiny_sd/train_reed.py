@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import shutil
@@ -22,7 +21,7 @@ from models.training.train_reed import train_reed
 
 from .differences import write_difference
 from .train_autoencoder import pictures
-from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER
+from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, chosen_names
 
 BASE = WEIGHTS_FOLDER / "tiny_sd_autoencoder.safetensors"
 PICTURES = RUNS_FOLDER / "reed_pictures"
@@ -94,11 +93,7 @@ def train_arm(arm: str) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("arms", nargs="*", metavar="ARM", help=f"of {', '.join(ARMS)}; all without any")
-    chosen = parser.parse_args().arms or list(ARMS)
-    if not set(chosen) <= ARMS.keys():
-        parser.error(f"{', '.join(sorted(set(chosen) - ARMS.keys()))}: the arms are {', '.join(ARMS)}")
+    chosen = chosen_names(__doc__, ARMS)
     draw_pictures()
     for arm in chosen:
         train_arm(arm)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,17 @@ WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 RUNS_FOLDER = Path(__file__).parents[2] / "build" / "tiny_sd"  # git-ignored: what a run needs to resume
 
 logger = logging.getLogger(__name__)
+
+
+def chosen_names(description: str | None, known: Iterable[str]) -> list[str]:
+    """The names on the command line, or all that are known. It ends with a message where one of them is not."""
+    known = list(known)
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all without any")
+    chosen = parser.parse_args().names or known
+    if unknown := sorted(set(chosen) - set(known)):
+        parser.error(f"{', '.join(unknown)}: there is {', '.join(known)}")
+    return chosen
 
 
 def moving_average_of(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
