@@ -3,8 +3,14 @@
 import sys
 from pathlib import Path
 
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
 import pytest
-from reedit.nodes.autoencoders import ReEditEncode
+from PIL import Image
+from reedit.nodes.autoencoders import ReEditEncode, load_kl_vae
+from tiny_sd.world import draw, random_scene
 
 sys.path.append(str(Path(__file__).parents[1]))  # host_graph.py, random_families.py
 
@@ -13,3 +19,41 @@ sys.path.append(str(Path(__file__).parents[1]))  # host_graph.py, random_familie
 def latent(tiny_vae, scenes):
     """A drawn scene's latent, at the start of a session."""
     return ReEditEncode.execute(scenes[:1], tiny_vae)[0]
+
+
+@pytest.fixture
+def base(weights_folder):
+    """The demo's VAE, loaded as in the host: in inference mode."""
+    vae = load_kl_vae(weights_folder / "tiny_sd_autoencoder.safetensors")
+    assert all(tensor.is_inference() for tensor in vae.get_sd().values())
+    return vae
+
+
+@pytest.fixture
+def training_folders(tmp_path, monkeypatch):
+    """The host's folders, for this test alone; eight pictures of 64×64 stand in input/my_pictures."""
+    kinds = ("input", "output", "temp")
+    before = [getattr(folder_paths, f"get_{kind}_directory")() for kind in kinds]
+    for kind in kinds:
+        getattr(folder_paths, f"set_{kind}_directory")(str(tmp_path / kind))
+    known = folder_paths.folder_names_and_paths
+    monkeypatch.setitem(known, "vae", ([str(tmp_path / "vae"), *known["vae"][0]], known["vae"][1]))
+    random = np.random.default_rng(7)
+    (tmp_path / "input" / "my_pictures").mkdir(parents=True)
+    for number in range(8):
+        scene = (255 * draw(random_scene(random))).round().astype(np.uint8)
+        Image.fromarray(scene).save(tmp_path / "input" / "my_pictures" / f"{number}.png")
+    yield tmp_path
+    for kind, place in zip(kinds, before, strict=True):
+        getattr(folder_paths, f"set_{kind}_directory")(place)
+
+
+@pytest.fixture
+def progress_hook():
+    """What the host is told of progress; also puts back what a test hooks in, and takes back an interrupt."""
+    told: list[tuple[int, int, object]] = []
+    before = comfy.utils.PROGRESS_BAR_HOOK
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, **_: told.append((value, total, preview)))
+    yield told
+    comfy.utils.set_progress_bar_global_hook(before)
+    comfy.model_management.interrupt_current_processing(False)

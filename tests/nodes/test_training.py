@@ -8,7 +8,6 @@ from pathlib import Path
 import comfy.model_management
 import comfy.sd
 import comfy.utils
-import folder_paths
 import nodes as host_nodes
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from reedit.nodes.autoencoders import ReEditLoadREEDVAE, build_host_vae, load_kl
 from reedit.nodes.training import ReEditTrainREED
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_sd.world import draw, random_scene
 
 NAMES = ("vae", "samples", "log", "file")
 QUICK = {
@@ -45,53 +43,13 @@ QUICK = {
 
 
 @pytest.fixture(autouse=True)
-def folders(tmp_path, monkeypatch):
-    """The host's folders, for this test alone; eight pictures of 64×64 stand in input/my_pictures."""
-    before = [
-        folder_paths.get_input_directory(),
-        folder_paths.get_output_directory(),
-        folder_paths.get_temp_directory(),
-    ]
-    places = [str(tmp_path / kind) for kind in ("input", "output", "temp")]
-    setters = (
-        folder_paths.set_input_directory,
-        folder_paths.set_output_directory,
-        folder_paths.set_temp_directory,
-    )
-    for put, place in zip(setters, places, strict=True):
-        put(place)
-    kinds = folder_paths.folder_names_and_paths
-    monkeypatch.setitem(kinds, "vae", ([str(tmp_path / "vae"), *kinds["vae"][0]], kinds["vae"][1]))
-    generator = np.random.default_rng(7)
-    (tmp_path / "input" / "my_pictures").mkdir(parents=True)
-    for number in range(8):
-        save_scene(tmp_path / "input" / "my_pictures" / f"{number}.png", generator)
-    yield tmp_path
-    for put, place in zip(setters, before, strict=True):
-        put(place)
-
-
-def save_scene(path: Path, generator: np.random.Generator) -> None:
-    Image.fromarray((255 * draw(random_scene(generator))).round().astype(np.uint8)).save(path)
+def folders(training_folders):
+    return training_folders
 
 
 @pytest.fixture(autouse=True)
-def hook():
-    """What the host is told of progress; also puts back what a test hooks in, and takes back an interrupt."""
-    told: list[tuple[int, int, object]] = []
-    before = comfy.utils.PROGRESS_BAR_HOOK
-    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, **_: told.append((value, total, preview)))
-    yield told
-    comfy.utils.set_progress_bar_global_hook(before)
-    comfy.model_management.interrupt_current_processing(False)
-
-
-@pytest.fixture
-def base(weights_folder):
-    """The demo's VAE, loaded as in the host: in inference mode."""
-    vae = load_kl_vae(weights_folder / "tiny_sd_autoencoder.safetensors")
-    assert all(tensor.is_inference() for tensor in vae.get_sd().values())
-    return vae
+def hook(progress_hook):
+    return progress_hook
 
 
 def train(vae, name="reed", pictures="my_pictures", **settings) -> dict:

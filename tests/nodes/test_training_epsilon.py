@@ -10,7 +10,6 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import numpy as np
 import pytest
 import torch
@@ -20,11 +19,9 @@ from PIL import Image
 from reedit.models.autoencoders.encoder_match import ENCODER_KEY, find_mismatch
 from reedit.models.autoencoders.epsilon_layout import read_epsilon_decoder
 from reedit.models.training.epsilon import EpsilonSettings
-from reedit.nodes.autoencoders import load_kl_vae
 from reedit.nodes.epsilon import ReEditLoadEpsilonVAE
 from reedit.nodes.training import SHOWN_EPSILON, ReEditTrainEpsilonVAE
 from safetensors.torch import load_file, save_file
-from tiny_sd.world import draw, random_scene
 
 NAMES = ("vae", "samples", "log", "file")
 QUICK = {
@@ -43,39 +40,13 @@ QUICK = {
 
 
 @pytest.fixture(autouse=True)
-def folders(tmp_path, monkeypatch):
-    """The host's folders, for this test alone; eight pictures of 64×64 stand in input/my_pictures."""
-    kinds = ("input", "output", "temp")
-    before = [getattr(folder_paths, f"get_{kind}_directory")() for kind in kinds]
-    for kind in kinds:
-        getattr(folder_paths, f"set_{kind}_directory")(str(tmp_path / kind))
-    known = folder_paths.folder_names_and_paths
-    monkeypatch.setitem(known, "vae", ([str(tmp_path / "vae"), *known["vae"][0]], known["vae"][1]))
-    random = np.random.default_rng(7)
-    (tmp_path / "input" / "my_pictures").mkdir(parents=True)
-    for number in range(8):
-        scene = (255 * draw(random_scene(random))).round().astype(np.uint8)
-        Image.fromarray(scene).save(tmp_path / "input" / "my_pictures" / f"{number}.png")
-    yield tmp_path
-    for kind, place in zip(kinds, before, strict=True):
-        getattr(folder_paths, f"set_{kind}_directory")(place)
+def folders(training_folders):
+    return training_folders
 
 
 @pytest.fixture(autouse=True)
-def hook():
-    """What the host is told of progress; also puts back what a test hooks in, and takes back an interrupt."""
-    told: list[tuple[int, int, object]] = []
-    before = comfy.utils.PROGRESS_BAR_HOOK
-    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, **_: told.append((value, total, preview)))
-    yield told
-    comfy.utils.set_progress_bar_global_hook(before)
-    comfy.model_management.interrupt_current_processing(False)
-
-
-@pytest.fixture
-def base(weights_folder):
-    """The demo's VAE, loaded as in the host: in inference mode."""
-    return load_kl_vae(weights_folder / "tiny_sd_autoencoder.safetensors")
+def hook(progress_hook):
+    return progress_hook
 
 
 def train(vae, name="epsilon", pictures="my_pictures", **settings) -> dict:
