@@ -7,7 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_sd import measure
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_sd import differences, measure
 from tiny_sd.judge import edit_verdict, object_verdict, shape_of
 from tiny_sd.language import EDIT_KINDS, caption, make_edit
 from tiny_sd.train_diffusion import WorldTokens, load_autoencoder
@@ -96,3 +98,24 @@ def test_an_unknown_token_has_the_embedding_of_no_word(text_to_image):
     encode = clip.encode_from_tokens_scheduled
     one, other, known = (encode(clip.tokenize(text))[0][0] for text in ("photograph", "telescope", "circle"))
     assert torch.equal(one, other) and not torch.equal(one, known)
+
+
+def test_a_decoder_that_is_kept_as_a_difference_comes_back(tmp_path, monkeypatch):
+    """Each number to half a step of its channel's, which is a 127th of the channel's largest difference."""
+    monkeypatch.setattr(differences, "RESTORED_FOLDER", tmp_path / "restored")
+    base = {"weight": torch.randn(8, 4, 3, 3), "bias": torch.randn(8), "same": torch.ones(3)}
+    moves = {name: 0.01 * torch.randn_like(tensor) * (name != "same") for name, tensor in base.items()}
+    trained = {name: tensor + moves[name] for name, tensor in base.items()}
+    for name, tensors in (("base", base), ("trained", trained)):
+        save_file(tensors, tmp_path / name, {"said": name})
+    differences.write_difference(tmp_path / "trained", tmp_path / "base", tmp_path / "kept")
+    file = differences.restored(tmp_path / "kept", tmp_path / "base")
+    found = load_file(file)
+    assert found.keys() == trained.keys()
+    for name, move in moves.items():
+        largest = move.abs().amax(tuple(range(1, move.dim())), keepdim=True) if move.dim() > 1 else move.abs().max()
+        assert bool(((found[name] - trained[name]).abs() <= largest / 127 / 2 + 1e-6).all()), name
+    with safe_open(file, framework="pt") as opened:
+        assert opened.metadata() == {"said": "trained"}
+    before = file.stat().st_mtime_ns
+    assert differences.restored(tmp_path / "kept", tmp_path / "base").stat().st_mtime_ns == before

@@ -24,6 +24,7 @@ from _report import goal, write_report
 BEST_STEPS = (1, 2, 3)  # the paper's, section 4.3
 FRECHET_SHARE, PSNR_GAIN = 0.6, 0.8
 ONE_STEP, THREE_STEPS = 1.1, 3.1  # of the deterministic decoder's time
+DRIFT_SCENES = 100  # 25 passes each, by seven decoders
 SEAM = 0.5  # grey levels: half a step of 8 bits
 
 
@@ -93,7 +94,7 @@ def main() -> None:
     draw_quality(tables)
     sizes = {one.name: _epsilon_sizes.measure(one, weights, seed) for one in COMPRESSIONS}
     tiles = {one.name: _epsilon_sizes.measure_tiles(one, weights, seed) for one in COMPRESSIONS}
-    drift = _epsilon_drift.measure(weights, count, seed)
+    drift = _epsilon_drift.measure(weights, min(count, DRIFT_SCENES), seed)
     draw_drift(drift)
     figures = {
         "decoders": {file: training_of(file, weights) for file in FILES},

@@ -29,7 +29,7 @@ def epsilon_decode(models: dict[str, str], described: Described = None) -> Workf
     add = writer.add
     properties = {name: {"models": [entry]} for name, entry in (described or {}).items() if "url" in entry}
 
-    writer.group("the picture and its latent", (-1000, -70, 460, 960), "#888")
+    writer.group("the picture and its latent", (-1000, -70, 460, 1010), "#888")
     base = add(
         "ReEditLoadREEDVAE",
         (-980, 0),
@@ -51,7 +51,7 @@ def epsilon_decode(models: dict[str, str], described: Described = None) -> Workf
     picture = add("LoadImage", (-980, 440), (420, 330), "the picture", image=PICTURE).out()
     latent = add("ReEditEncode", (-980, 800), (420, 80), "", pixels=picture, vae=base, fit="refuse").out()
 
-    writer.group("one latent, decoded in five ways", (-520, -70, 400, 960), "#3f789e")
+    writer.group("one latent, decoded in five ways", (-520, -70, 400, 1010), "#3f789e")
     plain = add("ReEditDecode", (-500, 0), (360, 100), "the VAE's own decoder", samples=latent, vae=base).out()
     one, ten, other = (
         add(
@@ -70,7 +70,7 @@ def epsilon_decode(models: dict[str, str], described: Described = None) -> Workf
     )
     three = add("VAEDecode", (-500, 780), (360, 80), "3 steps: ComfyUI's own node", samples=latent, vae=epsilon).out()
 
-    writer.group("side by side", (-100, -70, 1100, 960), "#a55")
+    writer.group("side by side", (-100, -70, 1100, 1010), "#a55")
     upper = _beside(writer, "the picture, the VAE's own, 1 step", 0, picture, plain, one)
     lower = _beside(writer, "3 steps, 10 steps, 3 steps from another seed", 1, three, ten, other)
     sheet = _stitch(writer, (-80, 780), "both rows", upper, lower, "down")
