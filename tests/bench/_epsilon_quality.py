@@ -16,7 +16,7 @@ from reedit.models.metrics.round_trip import mean_figures, measure_picture
 from torch import Tensor
 
 SEEDS = 8
-SEED_SCENES = 40  # pictures that are decoded with every seed
+SEED_SCENES = 20  # pictures that are decoded with every seed
 EDGES = 0.05  # the share of a picture's pixels that count as its edges: the steepest
 DETERMINISTIC = "deterministic"
 FRECHET, SHARPNESS, VARIANCE = "Fréchet distance", "edge sharpness", "standard deviation over seeds, grey levels"

@@ -16,7 +16,7 @@ from tiny_sd.world import SIZE
 from torch import Tensor
 
 SIDES = (64, 128, 256, 512)
-PIXELS = 6 * 512**2  # of each size as many pixels, so that figures are as sure
+PIXELS = 3 * 512**2  # of each size as many pixels, so that figures are as sure
 TILED_SIDE, TILES = 512, (128, 192)
 SHOWN_STEPS = (1, 3)
 

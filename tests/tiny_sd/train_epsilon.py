@@ -89,7 +89,7 @@ ARMS = {
 }
 # The demo's eps-VAE decoder, trained on by REED's first-step loss through one step from one noise.
 REED = "epsilon_reed"
-REED_SETTINGS = replace(REED_ARMS["latent"], steps=600)
+REED_SETTINGS = replace(REED_ARMS["latent"], steps=400)
 
 
 def report(progress: Progress) -> None:
