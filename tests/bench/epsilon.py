@@ -26,6 +26,20 @@ FRECHET_SHARE, PSNR_GAIN = 0.6, 0.8
 ONE_STEP, THREE_STEPS = 1.1, 3.1  # of the deterministic decoder's time
 DRIFT_SCENES = 100  # 25 passes each, by seven decoders
 SEAM = 0.5  # grey levels: half a step of 8 bits
+# Why goals are missed, where they are.
+LIKELY = (
+    "What the paper gains by (table 5), LPIPS and the discriminator, is hardly there: LPIPS's weights cannot be had here, "
+    "and the discriminator, at a weight and a penalty at which it draws no stripes, tells little apart at a ratio of 8 and "
+    "nothing at 4. And the encoder is not trained along: a latent from which 36 dB can be had leaves little to be guessed."
+)
+NEAR = (
+    "Of the same parameters and the same time, half of a U-Net reads its input: the half that draws is 64, 32 and 16 "
+    "channels wide where the deterministic decoder has 96, 64 and 32, and both are trained for minutes alone."
+)
+LATER_STEPS = (
+    "The paper's decoders get worse with more steps by their trajectory loss (section 4.3), which has little weight here: "
+    "without it, more steps are nearer to the flow's solution."
+)
 
 
 def quality_goals(title: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -40,8 +54,9 @@ def quality_goals(title: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
             "at most",
             FRECHET_SHARE,
             "×",
+            LIKELY,
         ),
-        goal(f"{title}: PSNR gain of 3 steps over the deterministic", gained, "at least", PSNR_GAIN, "dB"),
+        goal(f"{title}: PSNR gain of 3 steps over the deterministic", gained, "at least", PSNR_GAIN, "dB", NEAR),
     ]
 
 
@@ -51,15 +66,15 @@ def finding_goals(tables: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     for title, figures in tables.items():
         few = min(figures[steps_name(steps)][FRECHET] for steps in BEST_STEPS)
         ten = figures[steps_name(10)][FRECHET]
-        goals.append(goal(f"{title}: Fréchet distance of 1 to 3 steps over that of 10", few / ten, "at most", 1, "×"))
+        name = f"{title}: Fréchet distance of 1 to 3 steps over that of 10"
+        goals.append(goal(name, few / ten, "at most", 1, "×", LATER_STEPS))
     shares = {
         title: min(figures[steps_name(steps)][FRECHET] for steps in BEST_STEPS) / figures[DETERMINISTIC][FRECHET]
         for title, figures in tables.items()
     }
     grown = shares[TWICE.name] / shares[DEMO.name]
-    goals.append(
-        goal("share of the deterministic's Fréchet distance, twice the compression over once", grown, "at most", 1, "×")
-    )
+    name = "share of the deterministic's Fréchet distance, twice the compression over once"
+    goals.append(goal(name, grown, "at most", 1, "×", LIKELY))
     return goals
 
 
