@@ -211,7 +211,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"width": 40}, "width is 40"),
+        ({"width": 42}, "width is 42, and must be a multiple of norm_groups, 4"),
         ({"gamma": 0.0}, "gamma is 0.0"),
         ({"ratio": 3}, "ratio is 3"),
         ({"multipliers": ()}, "multipliers are"),
