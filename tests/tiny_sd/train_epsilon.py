@@ -32,9 +32,9 @@ from .train_reed import ARMS as REED_ARMS
 from .train_reed import PICTURES, draw_pictures
 from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, chosen_names
 
-# LPIPS's weights cannot be had here, and MS-SSIM takes twice the time of all else: neither kind of decoder has it. At a weight
-# of 0.01 the adversary drew stripes into an earlier decoder. Times: decoding in 1 to 3 steps is at 0.77 and more, where the
-# paper's own distribution has few.
+# LPIPS's weights cannot be had here, and MS-SSIM takes twice the time of all else: neither kind of decoder has it. At a
+# weight of 0.01 the adversary drew stripes into an earlier decoder. Times: decoding in 1 to 3 steps is at 0.77 and more,
+# where the paper's own distribution has few.
 SHARED = EpsilonSettings(
     steps=3000,
     batch=8,
