@@ -41,8 +41,8 @@ LATER_STEPS = (
     "without it, more steps are nearer to the flow's solution."
 )
 SMALL_LAYERS = (
-    "A step has fewer floating-point operations than the deterministic decoder (figures: cost), but twice as many layers, and "
-    "these on half as many channels: small maps do not fill a core."
+    "A step has fewer floating-point operations than the deterministic decoder (figures: cost), but about twice as many "
+    "layers, and these on half as many channels: small maps do not fill a core."
 )
 
 
