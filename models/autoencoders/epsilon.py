@@ -93,7 +93,7 @@ class EpsilonDecoder(nn.Module):
         return (noised - time[:, None, None, None] * velocity) / self.config.gamma
 
     def velocity(self, noised: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """The network's answer, (B, 3, H, W) float32. condition: from `condition`, of the same size."""
+        """The velocity that the network says, (B, 3, H, W) float32. condition: from `condition`, of the same size."""
         answer = self.unet(self.network_input(noised, time, condition), TIME_SCALE * time).sample.float()
         return self.velocity_of(answer, noised, time)
 

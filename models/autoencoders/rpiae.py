@@ -131,7 +131,8 @@ class RPiAE(nn.Module):
         self.bridge_encoder, self.bridge_decoder = BridgeEncoder(config), BridgeDecoder(config)
         self.pixel_decoder = PixelDecoder(config)
         for name, values in (("picture_mean", PICTURE_MEAN), ("picture_deviation", PICTURE_DEVIATION)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+            # No file has them, so they are numbers even where the rest is built without any.
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(1, 3, 1, 1), persistent=False)
 
     # --- pictures and latents -----------------------------------------------------------------------------------------
 
@@ -212,8 +213,6 @@ def load_rpiae(stored: StoredRPiAE) -> RPiAE:
     own = network.state_dict()
     tensors = {name: _own_tensor(name, stored.tensors) for name in own}
     network.load_state_dict(tensors, assign=True)
-    for name, values in (("picture_mean", PICTURE_MEAN), ("picture_deviation", PICTURE_DEVIATION)):
-        setattr(network, name, torch.tensor(values).view(1, 3, 1, 1))
     return network.requires_grad_(False).eval()
 
 
