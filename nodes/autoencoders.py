@@ -22,7 +22,8 @@ from ..models.autoencoders.kl_layout import (
     read_config,
     with_quantisers,
 )
-from ..models.session.record import EditRecord, observe, with_record
+from ..models.session.record import SOURCE, EditRecord, observe, with_record
+from .history import describe_session
 from .tiled_vae import TILE_TOOLTIP, decode_picture, encode_picture
 from .vae_checks import check_latent_fits, check_picture, encoder_of, encoding_vae, pixels_per_cell
 
@@ -256,7 +257,8 @@ class ReEditEncode(io.ComfyNode):
         picture = fit_to_cells(check_picture(pixels), pixels_per_cell(vae), fit)
         samples = encode_picture(vae, picture, tile_size)
         encoded_pixels = picture.shape[0] * picture.shape[1] * picture.shape[2]
-        return io.NodeOutput(with_record({}, EditRecord(samples, source_encoded_pixels=encoded_pixels)))
+        record = EditRecord(samples, source_encoded_pixels=encoded_pixels)
+        return io.NodeOutput(with_record({}, record), ui=describe_session(record, {SOURCE: picture}))
 
 
 class ReEditDecode(io.ComfyNode):
@@ -284,7 +286,9 @@ class ReEditDecode(io.ComfyNode):
     def execute(cls, samples: dict[str, Any], vae: Any, tile_size: int = 0) -> io.NodeOutput:
         check_latent_fits(samples["samples"], vae)
         record = observe(samples)
-        return io.NodeOutput(decode_pictures(vae, samples["samples"], tile_size), with_record(samples, record))
+        pictures = decode_pictures(vae, samples["samples"], tile_size)
+        shown = describe_session(record, {record.current: pictures})
+        return io.NodeOutput(pictures, with_record(samples, record), ui=shown)
 
 
 def decode_pictures(vae: Any, samples: Tensor, tile_size: int = 0) -> Tensor:

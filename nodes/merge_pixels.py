@@ -16,6 +16,7 @@ from ..models.session.merge import find_windows, merge_weights, merge_window, pu
 from ..models.session.painted import lay_over, painted_mask, without_specks
 from ..models.session.record import observe, with_record
 from .autoencoders import decode_pictures
+from .history import describe_session
 from .vae_checks import check_latent_fits, check_picture, pixels_per_cell
 
 FEATHERED, DIFFERENCE, HARD = "feathered", "difference", "hard"
@@ -125,7 +126,7 @@ class ReEditMergePixels(io.ComfyNode):
         record = observe(samples)
         cells = touched_cells(painted, *latent.shape[-2:]).expand(batch, -1, -1, -1)
         if not bool(cells.any()):  # nothing was painted: nothing is encoded, and there is no edit to note
-            return io.NodeOutput(with_record(samples, record), painted)
+            return io.NodeOutput(with_record(samples, record), painted, ui=describe_session(record))
         if before is not None:
             before = before.to(target)
             target = torch.where(touched_cells(painted, height, width)[:, 0, :, :, None], target, before)
@@ -135,7 +136,8 @@ class ReEditMergePixels(io.ComfyNode):
         merged, encoded_pixels = merge(latent, target, weights, vae, before if blend == DIFFERENCE else None)
         # The mask is on the latent's grid, since cells change as a whole.
         record = record.with_edit(merged, label, "ReEditMergePixels", parameters, weights[:, 0], encoded_pixels)
-        return io.NodeOutput(with_record(samples, record, merged), painted)
+        shown = describe_session(record, {record.current: target})
+        return io.NodeOutput(with_record(samples, record, merged), painted, ui=shown)
 
 
 def check_inputs(latent: Tensor, pixels: Tensor, vae: Any, decoded: Tensor | None) -> None:

@@ -13,6 +13,7 @@ from ..models.diffusion.gradient_mask import keep_outside as put_back_outside
 from ..models.session.checkout import find_step
 from ..models.session.record import SOURCE, observe, read_record, with_record
 from .graph import producer_of
+from .history import describe_session
 
 ROUNDING = 1e-3  # latent units: what a sampler that works in float32 may leave of the noise mask's outside
 
@@ -75,7 +76,7 @@ class ReEditCommit(io.ComfyNode):
         producer, parameters = producer_of(told and told.prompt, told and told.unique_id, "samples")
         tool = tool or producer
         record = record.with_edit(latent, label or tool, tool, parameters, mask)
-        return io.NodeOutput(with_record(samples, record, latent))
+        return io.NodeOutput(with_record(samples, record, latent), ui=describe_session(record))
 
 
 def followed_noise_mask(latent: dict[str, Any], before: Tensor) -> Tensor | None:
@@ -135,4 +136,4 @@ class ReEditCheckout(io.ComfyNode):
             mask, label = record.edit(record.current).mask, record.edit(record.current).label
         if mask is None:
             mask = torch.ones(1, *latent["samples"].shape[-2:])
-        return io.NodeOutput(latent, mask, label)
+        return io.NodeOutput(latent, mask, label, ui=describe_session(record))

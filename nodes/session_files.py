@@ -16,6 +16,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..models.session.checkout import list_steps
 from ..models.session.record import KEY, observe, with_record
 from ..models.session.storage import SUFFIX, load_session, save_session
+from .history import describe_session
 
 NEW_NUMBER, REPLACE = "new number", "replace"
 # What Windows, to which a session may travel, takes for no part of a path: some characters, its devices, a last dot.
@@ -101,7 +102,8 @@ class ReEditSaveSession(io.ComfyNode):
         name = path.relative_to(output_folder()).as_posix()
         size = path.stat().st_size / 2**20
         said = f"{len(record.edits)} edits, {size:.2f} MiB, in output/{name}"
-        return io.NodeOutput(latent, f"{name} [output]", ui=ui.PreviewText(said))
+        shown = {**ui.PreviewText(said).as_dict(), **describe_session(record)}
+        return io.NodeOutput(latent, f"{name} [output]", ui=shown)
 
 
 def session_files() -> list[str]:
@@ -177,4 +179,5 @@ class ReEditLoadSession(io.ComfyNode):
     @classmethod
     def execute(cls, session: str) -> io.NodeOutput:
         latent = load_session(path_to_read(session))
-        return io.NodeOutput(latent, list_steps(latent[KEY], limit=len(latent[KEY].edits) + 1))
+        record = latent[KEY]
+        return io.NodeOutput(latent, list_steps(record, limit=len(record.edits) + 1), ui=describe_session(record))

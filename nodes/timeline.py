@@ -14,6 +14,7 @@ from ..models.metrics.timeline import session_sheet
 from ..models.session.cell_change import digest
 from ..models.session.record import EditRecord, observe
 from .autoencoders import decode_pictures
+from .history import describe_session
 from .latent_previews import QuickDecoder
 from .vae_checks import check_latent_fits
 
@@ -117,4 +118,6 @@ class ReEditTimeline(io.ComfyNode):
             pictures = decode_steps(record, quick.check, quick.decode)
         sheet = session_sheet(record, pictures, columns, thumbnail, show_masks, faithful=vae is not None)[None]
         same_size = torch.cat([picture for picture in pictures if picture.shape == pictures[-1].shape])
-        return io.NodeOutput(sheet, same_size, ui=ui.PreviewImage(sheet, cls=cls))
+        shown = ui.PreviewImage(sheet, cls=cls).as_dict()
+        told = describe_session(record, dict(enumerate(pictures)), exact=vae is not None)
+        return io.NodeOutput(sheet, same_size, ui={**shown, **told})

@@ -15,6 +15,15 @@ from tiny_sd.world import draw, random_scene
 sys.path.append(str(Path(__file__).parents[1]))  # host_graph.py, random_families.py
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_folder_of_our_own(tmp_path_factory):
+    """Nodes write thumbnails and previews into the host's folder for temporary files; nothing of the tests stays there."""
+    before = folder_paths.get_temp_directory()
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
+    yield
+    folder_paths.set_temp_directory(before)
+
+
 @pytest.fixture
 def latent(tiny_vae, scenes):
     """A drawn scene's latent, at the start of a session."""

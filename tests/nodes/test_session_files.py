@@ -5,7 +5,6 @@ import comfy.cli_args
 import folder_paths
 import pytest
 import torch
-from comfy_api.v0_0_2 import ui
 from reedit.models.session.record import KEY, observe, with_record
 from reedit.models.session.storage import SUFFIX
 from reedit.nodes.session_files import NEW_NUMBER, REPLACE, ReEditLoadSession, ReEditSaveSession, session_files
@@ -60,13 +59,12 @@ def test_a_copy_in_the_input_folder_opens_too(edited, folders):
     assert torch.equal(ReEditLoadSession.execute(copied.name)[0]["samples"], edited["samples"])
 
 
-def test_it_passes_the_latent_on_and_says_what_it_saved(edited, monkeypatch):
-    said = []
-    monkeypatch.setattr(ui.PreviewText, "__init__", lambda self, text: said.append(text))
+def test_it_passes_the_latent_on_and_says_what_it_saved(edited):
     foreign = {**edited, "samples": edited["samples"] * 2}
-    latent = ReEditSaveSession.execute(foreign)[0]
+    output = ReEditSaveSession.execute(foreign)
+    latent = output[0]
     assert latent["samples"] is foreign["samples"] and latent[KEY].edits[-1].label == "unrecorded edit"
-    assert said == ["2 edits, 0.01 MiB, in output/reedit/session_00001.reedit.safetensors"]
+    assert output.ui["text"] == ("2 edits, 0.01 MiB, in output/reedit/session_00001.reedit.safetensors",)
 
 
 def test_the_graph_is_kept_unless_the_host_was_told_not_to(edited, folders, monkeypatch):
