@@ -14,35 +14,17 @@ import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
+from .dinov2 import PICTURE_DEVIATION, PICTURE_MEAN, build_network, published_name
 from .rpiae_layout import BRIDGE_DECODER, BRIDGE_ENCODER, ENCODER, PIXEL_DECODER, RPiAEConfig, StoredRPiAE
 
-# ImageNet's, of pictures in 0..1.
-PICTURE_MEAN, PICTURE_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PIXEL_DECODER_EPSILON = 1e-12  # of its norms
-# What transformers calls the parts of DINOv2's attention: until release 4, as in the checkpoint; and since.
-_ATTENTION_NAMES = {
-    "attention.attention.query": "attention.q_proj",
-    "attention.attention.key": "attention.k_proj",
-    "attention.attention.value": "attention.v_proj",
-    "attention.output.dense": "attention.o_proj",
-}
 
 
-def build_encoder(config: RPiAEConfig) -> Dinov2WithRegistersModel:
+def build_encoder(config: RPiAEConfig) -> Any:
     """DINOv2 with registers of these sizes, weights fresh, its last norm without weight and bias."""
-    model = Dinov2WithRegistersModel(
-        Dinov2WithRegistersConfig(
-            hidden_size=config.width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_register_tokens=config.registers,
-            mlp_ratio=config.mlp_ratio,
-            patch_size=config.patch,
-            image_size=config.positions * config.patch,
-        )
-    )
+    names = ("width", "layers", "heads", "registers", "mlp_ratio", "patch", "positions")
+    model = build_network(**{name: getattr(config, name) for name in names})
     model.layernorm = nn.LayerNorm(config.width, eps=model.config.layer_norm_eps, elementwise_affine=False)
     return model
 
@@ -153,8 +135,11 @@ class RPiAE(nn.Module):
 
     # --- their parts --------------------------------------------------------------------------------------------------
 
-    def tokens(self, picture: Tensor) -> Tensor:
-        """The encoder's tokens of the picture's patches, (B, cells², width): the pivot's representation."""
+    def tokens(self, picture: Tensor, encoder: Any = None) -> Tensor:
+        """The encoder's tokens of the picture's patches, (B, cells², width): the pivot's representation.
+
+        encoder: another one of its kind, that is asked in its place.
+        """
         height, width = picture.shape[-2:]
         if height != width:
             raise ValueError(
@@ -164,7 +149,7 @@ class RPiAE(nn.Module):
         if height != side:
             picture = functional.interpolate(picture, (side, side), mode="bicubic", align_corners=False)
         normal = (picture - self.picture_mean) / self.picture_deviation
-        return self.encoder(normal).last_hidden_state[:, 1 + self.config.registers :]
+        return (encoder or self.encoder)(normal).last_hidden_state[:, 1 + self.config.registers :]
 
     def moments(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and the logarithm of the variance of the latent, both (B, channels, cells, cells)."""
@@ -240,8 +225,7 @@ def published_names(name: str) -> list[str]:
     part = next(part for part in _PARTS if name.startswith(part))
     rest = name.removeprefix(part)
     if part == "encoder.":
-        for published, own in _ATTENTION_NAMES.items():
-            rest = rest.replace(own, published)
+        rest, _ = published_name(rest)
     if part == "pixel_decoder." and rest.startswith("decoder_layers."):
         if _JOINED in rest:
             block, kind = rest.split(_JOINED)

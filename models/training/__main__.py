@@ -1,4 +1,4 @@
-"""The command line of all trainings: `python -m models.training reed --help` or `epsilon --help`, from the pack's folder.
+"""The command line of all trainings: `python -m models.training reed --help`, `epsilon` or `rpiae`, from the pack's folder.
 
 On several GPUs: `accelerate launch -m models.training reed …`.
 """
@@ -17,8 +17,10 @@ from tqdm import tqdm
 from .epsilon import EpsilonSettings
 from .loop import Progress
 from .reed import REEDSettings
+from .rpiae import RPiAESettings
 from .train_epsilon import train_epsilon
 from .train_reed import train_reed
+from .train_rpiae import train_rpiae
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: Any) -> None:
@@ -38,12 +40,16 @@ def describe_row(row: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.6g}" for name, value in row.items())
 
 
-def add_training(commands: Any, name: str, settings: Any, help: str) -> argparse.ArgumentParser:
-    """The command of one training: its places and its settings."""
+def add_training(
+    commands: Any,
+    name: str,
+    settings: Any,
+    help: str,
+    base: str = "a KL autoencoder or a checkpoint with one (safetensors)",
+) -> argparse.ArgumentParser:
+    """The command of one training: its places and its settings. base: what it starts from."""
     command: argparse.ArgumentParser = commands.add_parser(name, help=help)
-    command.add_argument(
-        "--base", type=Path, required=True, help="a KL autoencoder or a checkpoint with one (safetensors)"
-    )
+    command.add_argument("--base", type=Path, required=True, help=base)
     command.add_argument("--pictures", type=Path, required=True, help="a folder of pictures to train on")
     command.add_argument("--output", type=Path, required=True, help="the safetensors file to write")
     command.add_argument("--run", type=Path, help="the run's own folder (the output's name with .run)")
@@ -65,12 +71,19 @@ def read_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         "--decoder-only", action="store_true", help="leave the encoder, which is the base's, out of the file"
     )
     add_training(commands, "epsilon", EpsilonSettings, help="a decoder that denoises in one to three steps (eps-VAE)")
+    add_training(
+        commands,
+        "rpiae",
+        RPiAESettings,
+        help="one of the three stages of a representation-pivoted autoencoder (RPiAE)",
+        base="for the pivot stage a DINOv2 with registers (safetensors), for the others what the stage before wrote",
+    )
     return parser, parser.parse_args()
 
 
 def run(given: argparse.Namespace, main_process: bool) -> None:
     """Train what was asked for, with a bar, and each row of the log as it comes."""
-    kind: Any = REEDSettings if given.command == "reed" else EpsilonSettings
+    kind: Any = {"reed": REEDSettings, "epsilon": EpsilonSettings, "rpiae": RPiAESettings}[given.command]
     settings = kind(**{one.name: getattr(given, one.name) for one in fields(kind)})
     with tqdm(total=settings.steps, unit="step", disable=not main_process) as bar:
 
@@ -82,8 +95,10 @@ def run(given: argparse.Namespace, main_process: bool) -> None:
         places = (given.base, given.pictures, given.output, settings, given.run)
         if given.command == "reed":
             train_reed(*places, decoder_only=given.decoder_only, on_step=show, cpu=given.cpu)
-        else:
+        elif given.command == "epsilon":
             train_epsilon(*places, on_step=show, cpu=given.cpu)
+        else:
+            train_rpiae(*places, on_step=show, cpu=given.cpu)
 
 
 def main() -> None:

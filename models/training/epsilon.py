@@ -7,8 +7,7 @@ paper leaves open is settled in PAPERS.md 2.5.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,10 @@ from torch.nn import functional
 
 from ..autoencoders.chain import as_kept
 from ..autoencoders.epsilon_layout import SIZES, EpsilonConfig, config_of_size
-from .discriminator import NORM_GROUPS, AdversaryLoss, Discriminator
+from .discriminator import NORM_GROUPS, AdversaryLoss
 from .distance import PictureDistance
+from .fresh_weights import seeded
+from .judged_task import JudgedTask, build_adversary
 from .pictures import PictureFolder
 from .settings import TrainingSettings, setting
 
@@ -188,7 +189,7 @@ class EpsilonLoss(nn.Module):
         return losses | {"loss": loss}
 
 
-class EpsilonTask:
+class EpsilonTask(JudgedTask):
     """What the training loop (`loop.train`) runs: the loss, the adversary, the figures and the samples.
 
     decoder: with fresh weights and a measured config (`build_decoder`).
@@ -209,23 +210,7 @@ class EpsilonTask:
 
     def arguments(self, step: int) -> dict[str, Any]:
         """What the loss is told at this step."""
-        return {"adversarial": self._judges(step)}
-
-    def sample_arguments(self, numbers: range) -> dict[str, Any]:
-        """What it is told of the pictures with these numbers."""
-        return {"numbers": numbers}
-
-    def adversary_arguments(self, step: int) -> dict[str, Any] | None:
-        """What the adversary is told at this step, just after the loss was computed."""
-        if not self._judges(step):
-            return None
-        settings = self.settings
-        # Every so many steps, and so many times as strong: in the mean over the steps it is `penalty`.
-        penalised = (step - settings.adversarial_start) % settings.penalty_every == 0
-        return {**self.module.judged, "penalty": settings.penalty * settings.penalty_every if penalised else 0.0}
-
-    def _judges(self, step: int) -> bool:
-        return self.adversary is not None and step >= self.settings.adversarial_start
+        return {"adversarial": self.judges(step)}
 
     @torch.no_grad()
     def validate(self, step: int, held_out: Tensor) -> tuple[dict[str, float], list[Tensor]]:
@@ -289,19 +274,5 @@ def build_decoder(config: EpsilonConfig, seed: int) -> EpsilonDecoder:
     """A decoder with fresh weights that follow from the seed."""
     from ..autoencoders.epsilon import EpsilonDecoder
 
-    with _seeded(seed):
+    with seeded(seed):
         return EpsilonDecoder(config)
-
-
-def build_adversary(settings: EpsilonSettings) -> AdversaryLoss:
-    """A discriminator with fresh weights that follow from the seed, and its loss."""
-    with _seeded(settings.seed):
-        return AdversaryLoss(Discriminator(settings.discriminator_width))
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Fresh weights inside follow from the seed, and nobody's later random numbers from them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # of the CPU alone, where they are made
-        yield

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -26,7 +27,7 @@ def place_of_run(output: Path, run: Path | None) -> Path:
     return output.with_name(f"{output.stem}.run") if run is None else run
 
 
-def check_places(base: Path | StoredAutoencoder, pictures: Path, output: Path, run: Path) -> None:
+def check_places(base: Any, pictures: Path, output: Path, run: Path) -> None:
     """Raise ValueError where the output would not be found, or would harm what the run is made from."""
     if output.suffix.lower() not in SUFFIXES:
         raise ValueError(f"output: {output} must end in {SUFFIXES[0]}, or no loader would list it.")

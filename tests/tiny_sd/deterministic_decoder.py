@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from models.autoencoders.kl_network import KLNetwork, build_autoencoder
 from models.training.discriminator import AdversaryLoss
 from models.training.distance import PictureDistance
-from models.training.epsilon import EpsilonSettings, EpsilonTask, build_adversary
+from models.training.epsilon import EpsilonSettings, EpsilonTask
+from models.training.judged_task import build_adversary
 
 
 class DeterministicLoss(nn.Module):

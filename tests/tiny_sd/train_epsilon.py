@@ -77,14 +77,14 @@ class Arm:
         return (WEIGHTS_FOLDER / self.output).with_suffix(".jsonl")
 
 
-SHORTER = replace(SHARED, steps=1500, adversarial_start=750)
+LONGER = replace(SHARED, steps=6000, adversarial_start=3000)  # the latent tells less, so there is more to learn
 RATIO_4, RATIO_8 = file_of(DEMO_AUTOENCODER), file_of(AUTOENCODER_RATIO_8)
 ARMS = {
     "epsilon": Arm(RATIO_4, "tiny_sd_epsilon_decoder.safetensors", replace(SHARED, size="tiny")),
-    "epsilon_ratio_8": Arm(RATIO_8, "epsilon/epsilon_ratio_8.safetensors", replace(SHORTER, size="tiny, 4 levels")),
+    "epsilon_ratio_8": Arm(RATIO_8, "epsilon/epsilon_ratio_8.safetensors", replace(LONGER, size="tiny, 4 levels")),
     "deterministic": Arm(RATIO_4, "epsilon/deterministic_ratio_4.safetensors", SHARED, deterministic=True),
     "deterministic_ratio_8": Arm(
-        RATIO_8, "epsilon/autoencoder_ratio_8.safetensors", SHORTER, deterministic=True, whole=True
+        RATIO_8, "epsilon/autoencoder_ratio_8.safetensors", LONGER, deterministic=True, whole=True
     ),
 }
 # The demo's eps-VAE decoder, trained on by REED's first-step loss through one step from one noise.

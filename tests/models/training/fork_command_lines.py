@@ -19,7 +19,7 @@ sys.path[0] = str(ROOT)
 import torch
 import tqdm  # noqa: F401  (what the command line imports, so that no process needs to)
 
-from models.training import train_epsilon, train_reed  # noqa: F401
+from models.training import train_epsilon, train_reed, train_rpiae  # noqa: F401
 
 torch.set_num_threads(1)  # threads do not survive a fork
 

@@ -15,10 +15,15 @@ import pytest
 import torch
 from reedit.models.training.epsilon import EpsilonSettings
 from reedit.models.training.reed import REEDSettings
+from reedit.models.training.rpiae import RPiAESettings
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_epsilon import SMALL as SMALL_EPSILON
+from small_rpiae import SMALL as SMALL_RPIAE
+from small_rpiae import write_dinov2
 from small_training import SMALL, write_autoencoder
+
+SETTINGS = {"reed": SMALL, "epsilon": SMALL_EPSILON, "rpiae": SMALL_RPIAE}
 
 
 class CommandLines:
@@ -68,7 +73,7 @@ def command_lines(tmp_path_factory) -> Iterator[CommandLines]:
 
 def options(training: str = "reed", **changes: object) -> list[str]:
     """Small settings as options of the command line."""
-    chosen = {**(SMALL if training == "reed" else SMALL_EPSILON), **changes}
+    chosen = {**SETTINGS[training], **changes}
     return [text for name, value in chosen.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -94,7 +99,9 @@ def same_files(one: Path, other: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize(("training", "settings"), [("reed", REEDSettings), ("epsilon", EpsilonSettings)])
+@pytest.mark.parametrize(
+    ("training", "settings"), [("reed", REEDSettings), ("epsilon", EpsilonSettings), ("rpiae", RPiAESettings)]
+)
 def test_help_lists_every_setting_with_its_default(command_lines, training, settings):
     ended, said = command_lines.run(training, "--help")
     assert ended == 0 and said.startswith(f"usage: python -m models.training {training}")
@@ -127,11 +134,13 @@ def test_it_trains_says_how_far_it_is_and_writes_the_file(command_lines, base, p
     assert "2/2" in said  # the bar
 
 
-@pytest.mark.parametrize("training", ["reed", "epsilon"])
+@pytest.mark.parametrize("training", ["reed", "epsilon", "rpiae"])
 def test_killed_at_any_moment_it_goes_on_to_the_same_curve_and_the_same_file(
     command_lines, base, pictures, tmp_path, training
 ):
     """kill -9 as soon as a certain file is there, again and again; then it is left alone."""
+    if training == "rpiae":
+        base = write_dinov2(tmp_path / "dinov2.safetensors")
     undisturbed, killed = tmp_path / "undisturbed.safetensors", tmp_path / "killed.safetensors"
     settings = options(training, steps=8, validate_every=3, save_every=2)
     assert command_lines.run(*places(base, pictures, undisturbed, training), *settings)[0] == 0
