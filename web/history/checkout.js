@@ -1,0 +1,70 @@
+// Going to a step: the panel sets the widget of a ReEdit Checkout node, and the next run goes there.
+import { app } from "../../../scripts/app.js"
+import { around, downstream, selectedNode, upstream, withSession } from "./session.js"
+
+const TYPE = "ReEditCheckout"
+const WIDGET = "edit"
+
+const widgetOf = (node) => node.widgets?.find((widget) => widget.name === WIDGET)
+const isCheckout = (node) => node.type === TYPE && Boolean(widgetOf(node))
+
+/** What to write into a Checkout's widget for each step that its session has: a Map by the steps' names. */
+function wordsOf(checkout) {
+  const steps = withSession(upstream(checkout))?.session.steps ?? []
+  return new Map(steps.map(({ name, parent, number }) => [name, parent === null ? "source" : String(number)]))
+}
+
+/** The Checkout nodes near a node, the best first: the selected one, those after the node, those before it, those beside it. */
+function candidates(node) {
+  const selected = selectedNode()
+  const all = [...(selected ? [selected] : []), ...downstream(node), ...upstream(node), ...around(node)]
+  return [...new Set(all)].filter(isCheckout)
+}
+
+/** { checkout, word } for a step: the best Checkout node whose session has it; or undefined. */
+export function findCheckout(node, step) {
+  const found = candidates(node).map((checkout) => ({ checkout, word: wordsOf(checkout).get(step.name) }))
+  return found.find(({ word }) => word !== undefined)
+}
+
+/** The step to which the best Checkout node is set, or undefined. */
+export function stepToCome(node, steps) {
+  const [checkout] = candidates(node)
+  const words = checkout && wordsOf(checkout)
+  return checkout && steps.find((step) => words.get(step.name) === widgetOf(checkout).value)
+}
+
+/** Set a Checkout's widget as a person would: the change can be undone, and both kinds of canvas show it. */
+export function setCheckout({ checkout, word }) {
+  const widget = widgetOf(checkout)
+  checkout.graph?.beforeChange?.()
+  widget.value = word
+  widget.callback?.(word, app.canvas, checkout)
+  checkout.graph?.afterChange?.()
+  app.canvas?.setDirty(true, true)
+}
+
+/** The output that hands on the session which a node was given or made: { node, slot }. */
+function latentOf(node) {
+  for (const one of upstream(node)) {
+    const slot = (one.outputs ?? []).findIndex((output) => output.type === "LATENT")
+    if (slot >= 0) return { node: one, slot }
+  }
+  return undefined
+}
+
+/** Put a ReEdit Checkout node beside the node whose session is shown, wired to it. Undefined if no latent leads there. */
+export function addCheckout(node) {
+  const source = latentOf(node)
+  const checkout = source && globalThis.LiteGraph?.createNode(TYPE)
+  if (!checkout) return undefined
+  const [x, y] = node.pos
+  checkout.pos = [x + node.size[0] + 60, y]
+  const { graph } = node
+  graph.beforeChange?.()
+  graph.add(checkout)
+  source.node.connect(source.slot, checkout, 0)
+  graph.afterChange?.()
+  app.canvas?.setDirty(true, true)
+  return checkout
+}

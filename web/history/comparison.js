@@ -1,0 +1,82 @@
+// Two pictures on one another, and a line to draw across them.
+import { element } from "./elements.js"
+import { pictureAddress } from "./pictures.js"
+
+const MIDDLE = 50
+
+export class Comparison {
+  constructor() {
+    this.before = element("img", { alt: "", draggable: "false", decoding: "async" })
+    this.after = element("img", { alt: "", draggable: "false", decoding: "async", class: "reedit-after" })
+    this.slider = element("input", { type: "range", min: 0, max: 100, step: 1, oninput: () => this.draw() })
+    this.names = [element("span", { class: "reedit-left" }), element("span", { class: "reedit-right" })]
+    const line = element("div", { class: "reedit-line", "aria-hidden": "true" }, [element("div", { class: "reedit-handle" })])
+    this.frame = element("div", { class: "reedit-frame" }, [this.before, this.after, line, ...this.names, this.slider])
+    this.missing = element("div", { class: "reedit-missing" })
+    this.note = element("div", { class: "reedit-note" })
+    this.element = element("div", { class: "reedit-comparison" }, [this.frame, this.missing, this.note])
+    this.frame.addEventListener("pointermove", (event) => this.follow(event))
+    for (const image of [this.before, this.after]) {
+      image.addEventListener("load", () => this.fit(image))
+      image.addEventListener("error", () => this.lose(image))
+    }
+    this.slider.value = MIDDLE
+    this.draw()
+  }
+
+  /** Show two steps with their pictures; either may have none. */
+  show(before, after) {
+    const both = Boolean(before.picture && after.picture) && before.step !== after.step
+    const one = after.picture ?? before.picture
+    this.frame.classList.toggle("reedit-single", !both)
+    this.frame.hidden = !one
+    this.set(this.before, before.picture ?? one)
+    this.set(this.after, after.picture ?? one)
+    this.names[0].textContent = both ? nameOf(before.step) : ""
+    this.names[1].textContent = both ? nameOf(after.step) : ""
+    this.slider.disabled = !both
+    this.slider.setAttribute("aria-label", `Compare ${nameOf(before.step)} with ${nameOf(after.step)}`)
+    this.missing.hidden = Boolean(one)
+    this.missing.textContent = "No picture of this step yet. ReEdit Decode or ReEdit Timeline makes one."
+    const rough = Boolean(one) && (after.rough || (both && before.rough))
+    this.note.hidden = !rough
+    this.note.textContent = "Rough colours: this step was not decoded yet."
+    this.draw()
+  }
+
+  set(image, picture) {
+    const address = picture ? pictureAddress(picture) : ""
+    if (image.getAttribute("src") === address) return
+    image.hidden = !address
+    if (address) image.src = address
+    else image.removeAttribute("src")
+  }
+
+  /** A thumbnail that the host no longer has. */
+  lose(image) {
+    image.hidden = true
+    if (!this.before.hidden || !this.after.hidden) return
+    this.frame.hidden = true
+    this.missing.hidden = false
+    this.missing.textContent = "The picture is gone: the host has cleared its temporary files. Run the graph again."
+  }
+
+  fit(image) {
+    image.hidden = false
+    if (image === this.after) this.frame.style.aspectRatio = `${image.naturalWidth} / ${image.naturalHeight}`
+  }
+
+  follow(event) {
+    if (this.slider.disabled) return
+    const { left, width } = this.frame.getBoundingClientRect()
+    this.slider.value = Math.round((100 * (event.clientX - left)) / width)
+    this.draw()
+  }
+
+  draw() {
+    this.frame.style.setProperty("--reedit-cut", `${this.slider.value}%`)
+    this.slider.setAttribute("aria-valuetext", `${this.slider.value} % before, ${100 - this.slider.value} % after`)
+  }
+}
+
+export const nameOf = (step) => (step.parent === null ? "source" : `${step.number}. ${step.label || step.tool}`)

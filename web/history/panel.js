@@ -1,0 +1,181 @@
+// The sidebar tab: the session of the selected node's latent, what each step changed, and the way back to any of them.
+import { api } from "../../../scripts/api.js"
+import { app } from "../../../scripts/app.js"
+import { addCheckout, findCheckout, setCheckout, stepToCome } from "./checkout.js"
+import { Comparison, nameOf } from "./comparison.js"
+import { element } from "./elements.js"
+import { collectPictures, findSession } from "./session.js"
+import { Steps } from "./steps.js"
+
+const NOTHING =
+  "No edit session to show. Run a graph with a session, and select a node whose latent holds it: ReEdit Commit, " +
+  "ReEdit Checkout or ReEdit Timeline, for example."
+const SOURCE = 0
+
+export class HistoryPanel {
+  static current // the one that is open
+
+  constructor() {
+    this.loadStyle()
+    this.watchSelection()
+    this.order = new Map()
+    api.addEventListener("executed", ({ detail }) => this.hear(detail))
+  }
+
+  /** A node has run, or was not run again since nothing changed. Subgraphs' nodes are left to the page's own order. */
+  hear({ node, display_node, output }) {
+    if (!output?.reedit_session) return
+    this.order.set(String(display_node ?? node), performance.now())
+    this.refreshSoon()
+  }
+
+  loadStyle() {
+    const address = new URL("./history.css", import.meta.url).href
+    document.head.append(element("link", { rel: "stylesheet", href: address }))
+  }
+
+  /** The canvas has one place for who wants to know of its selection; who was there before is told first. */
+  watchSelection() {
+    const { canvas } = app
+    const before = canvas.onSelectionChange
+    canvas.onSelectionChange = (...selected) => {
+      before?.apply(canvas, selected)
+      this.refreshSoon()
+    }
+  }
+
+  /** Called by the page when the tab is shown, and again with the same container whenever it draws itself anew. */
+  open(container) {
+    if (this.element?.parentElement === container) return
+    HistoryPanel.current = this
+    this.comparison = new Comparison()
+    this.steps = new Steps((number) => this.look(number), (number) => this.checkOut(number))
+    this.source = element("span", { class: "reedit-from" })
+    this.status = element("div", { class: "reedit-status", role: "status" })
+    this.empty = element("p", { class: "reedit-empty", text: NOTHING })
+    this.against = this.makeChoice()
+    const header = element("header", { class: "reedit-header" }, [
+      element("span", { class: "reedit-title", text: "Edit History" }),
+      this.source,
+    ])
+    this.top = element("div", { class: "reedit-top" }, [this.comparison.element, this.against])
+    this.element = element("section", { class: "reedit-history", "aria-label": "Edit History" }, [
+      header,
+      this.empty,
+      this.top,
+      this.steps.element,
+      this.status,
+    ])
+    container.classList.add("reedit-tab")
+    container.replaceChildren(this.element)
+    this.shown = undefined
+    this.refresh()
+    this.steps.tabStop?.scrollIntoView({ block: "nearest" })
+  }
+
+  close() {
+    HistoryPanel.current = undefined
+    this.element?.remove()
+    this.element = this.shown = undefined
+  }
+
+  /** What a step is compared with: two buttons. */
+  makeChoice() {
+    this.fromSource = false
+    const choice = (text, fromSource) =>
+      element("button", {
+        type: "button",
+        text,
+        "aria-pressed": String(this.fromSource === fromSource),
+        onclick: ({ currentTarget }) => {
+          this.fromSource = fromSource
+          for (const other of currentTarget.parentElement.querySelectorAll("button"))
+            other.setAttribute("aria-pressed", String(other === currentTarget))
+          this.look(this.looked)
+        },
+      })
+    return element("div", { class: "reedit-against", role: "group", "aria-label": "Compare with" }, [
+      element("span", { text: "Compare with" }),
+      choice("the step before", false),
+      choice("the source", true),
+    ])
+  }
+
+  /** Once for all that happens before the page is drawn again. */
+  refreshSoon() {
+    if (!this.element || this.waiting) return
+    this.waiting = requestAnimationFrame(() => {
+      this.waiting = undefined
+      if (this.element) this.refresh()
+    })
+  }
+
+  refresh() {
+    const found = findSession(this.node, this.order)
+    this.node = found?.node
+    this.empty.hidden = Boolean(found)
+    for (const part of [this.top, this.steps.element, this.status]) part.hidden = !found
+    this.source.textContent = found ? this.describe(found) : ""
+    if (!found) {
+      this.shown = undefined
+      return
+    }
+    const pictures = collectPictures()
+    const now = JSON.stringify([found.node.id, found.session, [...pictures]])
+    if (now === this.shown) return this.markNext()
+    this.shown = now
+    this.session = found.session
+    this.pictures = pictures
+    this.steps.show(found.session, pictures)
+    this.say()
+    this.markNext()
+  }
+
+  describe({ node, session }) {
+    const edits = session.steps.length - 1
+    return `${edits} ${edits === 1 ? "edit" : "edits"} · ${node.title || node.type}`
+  }
+
+  look(number) {
+    const step = this.session.steps[number]
+    if (!step) return
+    this.looked = number
+    const before = this.session.steps[this.fromSource ? SOURCE : (step.parent ?? SOURCE)]
+    const withPicture = (one) => ({ step: one, ...this.pictures.get(one.name) })
+    this.comparison.show(withPicture(before), withPicture(step))
+  }
+
+  checkOut(number) {
+    const step = this.session.steps[number]
+    const found = findCheckout(this.node, step)
+    if (!found) return this.offerCheckout(step)
+    setCheckout(found)
+    this.markNext()
+    const { title, type, id } = found.checkout
+    this.say(`“${title || type}” (node ${id}) is set to “${nameOf(step)}”. Run the graph to go there.`)
+  }
+
+  offerCheckout(step) {
+    const add = element("button", {
+      type: "button",
+      text: "Add ReEdit Checkout",
+      onclick: () => {
+        if (addCheckout(this.node)) this.checkOut(step.number)
+        else this.say("No latent leads to this node. Add ReEdit Checkout by hand where the session's latent is.")
+      },
+    })
+    const why = "No ReEdit Checkout gets a latent that holds this step. Add one to go there: it takes the session's latent. "
+    this.say(why, add)
+  }
+
+  /** Mark the step that the Checkout node of this session will go to, if that is not where it is. */
+  markNext() {
+    const next = stepToCome(this.node, this.session.steps)
+    this.steps.mark(next?.number === this.session.current ? undefined : next?.number)
+  }
+
+  say(...parts) {
+    this.status.replaceChildren(...parts)
+    this.status.hidden = !parts.length
+  }
+}

@@ -1,0 +1,83 @@
+// Which session the panel shows, from what the nodes of the open graph told when they ran.
+import { app } from "../../../scripts/app.js"
+
+const KEY = "reedit_session"
+
+/** The name under which the page keeps what a node showed: a node in a subgraph has the subgraph's before its own. */
+function locator(node) {
+  const graph = node.graph
+  return !graph || graph === app.rootGraph || graph.isRootGraph ? String(node.id) : `${graph.id}:${node.id}`
+}
+
+/** What a node told of its session when it last ran: { current, steps }; undefined if it has told nothing. */
+export function sessionOf(node) {
+  const session = app.nodeOutputs?.[locator(node)]?.[KEY]?.[0]
+  return Array.isArray(session?.steps) && session.steps.length ? session : undefined
+}
+
+/** The nodes that feed a node's inputs, LATENT inputs first, since the session travels there. */
+function nodesBefore(node) {
+  const inputs = (node.inputs ?? []).map((input, slot) => ({ slot, latent: input.type === "LATENT" }))
+  inputs.sort((one, other) => other.latent - one.latent)
+  return inputs.map(({ slot }) => node.getInputNode(slot)).filter(Boolean)
+}
+
+function nodesAfter(node) {
+  return (node.outputs ?? []).flatMap((_, slot) => node.getOutputNodes(slot) ?? [])
+}
+
+/** The node and all that feed it (or that it feeds), the nearest first. */
+function* walk(node, neighbours) {
+  const seen = new Set([node])
+  for (const one of seen) {
+    yield one
+    for (const next of neighbours(one)) seen.add(next) // a Set is walked in the order in which it grows
+  }
+}
+
+export const upstream = (node) => walk(node, nodesBefore)
+export const downstream = (node) => walk(node, nodesAfter)
+export const around = (node) => walk(node, (one) => [...nodesBefore(one), ...nodesAfter(one)])
+
+/** The first of these nodes that has told of a session: { node, session }. */
+export function withSession(nodes) {
+  for (const node of nodes) {
+    const session = sessionOf(node)
+    if (session) return { node, session }
+  }
+  return undefined
+}
+
+export function selectedNode() {
+  const selected = [...(app.canvas?.selectedItems ?? [])]
+  return selected.find((item) => typeof item.getInputNode === "function")
+}
+
+/**
+ * { node, session } to show: of the selected node, or of what feeds it. Where that has none, of the node that was shown
+ * before. Where nothing is selected, the longest session, of several nodes that have it the one that told of it last.
+ * order: a Map from a node's name, as the page keeps it, to when it told.
+ */
+export function findSession(before, order) {
+  const graph = app.canvas?.graph
+  const selected = selectedNode()
+  const found = selected && withSession(upstream(selected))
+  if (found) return found
+  if (selected && before && graph?.getNodeById(before.id) === before && sessionOf(before))
+    return { node: before, session: sessionOf(before) }
+  const told = (graph?.nodes ?? []).filter(sessionOf).map((node) => ({ node, session: sessionOf(node) }))
+  const when = ({ node }) => order.get(locator(node)) ?? 0
+  told.sort((one, other) => other.session.steps.length - one.session.steps.length || when(other) - when(one))
+  return told[0]
+}
+
+/** The best picture of every step that any node has told of, by the step's name: a decoded one before rough colours. */
+export function collectPictures() {
+  const pictures = new Map()
+  for (const output of Object.values(app.nodeOutputs ?? {})) {
+    for (const { name, picture, rough } of output?.[KEY]?.[0]?.steps ?? []) {
+      if (picture && (!pictures.has(name) || !rough)) pictures.set(name, { picture, rough })
+    }
+  }
+  return pictures
+}
