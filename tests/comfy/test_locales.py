@@ -12,12 +12,18 @@ import pytest
 from locale_texts import ENGLISH, english_texts, flatten, read_texts, record_english
 from reedit.nodes import NODES
 
-LANGUAGES = ("zh", "ja", "de")
+LANGUAGES = ("zh", "ja", "ko", "de")
 # What vue-i18n takes for its own syntax. The host's frontend compiles names and descriptions but shows tooltips as they
 # are, so that no way of escaping suits both.
 SYNTAX = re.compile(r"[{}@|]")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
-SPELT_NUMBERS = {"1": "a an one first once", "2": "two twice second", "3": "three third", "4": "four quarter"}
+SPELT_NUMBERS = {
+    "0": "zero",
+    "1": "a an one first once",
+    "2": "two twice second",
+    "3": "three third",
+    "4": "four quarter",
+}
 WORD = re.compile(r"(?<![\w.])[A-Za-z](?:[\w/.-]*\w)?")
 # These look like names, and have translations.
 TRANSLATED_WORDS = ("MASK", "NOISE", "GB", "latent_image", "subfolder/name")
