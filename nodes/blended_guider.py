@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.samplers
 import torch
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..models.cells import brightest_in_cells, check_mask
@@ -21,6 +22,7 @@ from ..models.session.cell_change import digest
 from .attention_capture import AttentionCapture
 from .attention_look import check_picture, look, noise_levels, noisy_latents, seen
 from .inversion_sampler import latent_space
+from .live_pictures import LivePicture, mask_picture
 
 SOURCE, TARGET, NEGATIVE = range(3)  # the branches' numbers in a call of the model
 TRAJECTORY, RECONSTRUCTION, PAPER = "trajectory", "source", "paper"  # what is followed outside the mask
@@ -65,12 +67,14 @@ class Reconstruction:
 class Run:
     """What a guider knows while it samples.
 
-    levels: the sampler's sigmas. source: the clean latent as the sampler was given it; given: the user's own mask, (B, h, w).
-    keeps_places: as the guider has it. looked: the map of attention that was found before the first step. rebuilt, edited:
-    those of the source's and the edit's branch over the steps so far. masks: of each step that was begun.
+    live: shows the mask. levels: the sampler's sigmas. source: the clean latent as the sampler was given it; given: the
+    user's own mask, (B, h, w). keeps_places: as the guider has it. looked: the map of attention that was found before the
+    first step. rebuilt, edited: those of the source's and the edit's branch over the steps so far. masks: of each step that
+    was begun.
     """
 
     capture: AttentionCapture
+    live: LivePicture
     levels: list[float]
     source: Tensor | None
     given: Tensor | None
@@ -103,6 +107,8 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         self.soft_mask: Tensor | None = None
         self.masks: OrderedDict[str, list[Tensor]] = OrderedDict()
         self.set_cfg(settings.cfg)
+        context = get_executing_context()
+        self.node_id = context.node_id if context else None  # of the node that makes this guider: it shows the mask
 
     @property
     def reads(self) -> tuple[bool, bool]:
@@ -129,7 +135,8 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         given = None if self.own_mask is None else check_mask(self.own_mask, batch, height, width)
         capture = AttentionCapture(self.model_patcher.model, self.settings.cells)
         capture.install(self.model_options)  # this run's own copy, which the host throws away
-        self.run = Run(capture, sigmas.tolist(), source, given, self.keeps_places)
+        live = LivePicture(len(sigmas) - 1, self.node_id)
+        self.run = Run(capture, live, sigmas.tolist(), source, given, self.keeps_places)
         try:
             result = super().outer_sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
             if self.settings.outside == TRAJECTORY and self.soft_mask is not None and source is not None:
@@ -137,6 +144,7 @@ class BlendedGuider(comfy.samplers.CFGGuider):
             self._remember(result, self.run)
             return result
         finally:
+            live.finish()
             self.run = self.soft_mask = None
 
     def _source_latent(self, noise: Tensor, latent_image: Tensor) -> Tensor | None:
@@ -177,6 +185,7 @@ class BlendedGuider(comfy.samplers.CFGGuider):
         source, target, negative = self._call(run, run.reconstruction, x, timestep, step, model_options)
         mask = self._mask_now(run, x)
         self.soft_mask = run.masks[step] = mask
+        run.live.update(step + 1, lambda: mask_picture(mask))
         scale = guidance_scale(mask, self.cfg)
         conditionings = (self.conds["target"], self.conds.get("negative"))
         edited = comfy.samplers.cfg_function(

@@ -7,16 +7,16 @@ from typing import Any
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
-import latent_preview
 import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
 from ..models.cells import check_samples
-from ..models.diffusion.inversion import METHODS
+from ..models.diffusion.inversion import METHODS, AfterCall
 from ..models.diffusion.inversion_plot import plot_inversion
 from ..models.diffusion.inversion_schedule import inversion_sigmas
 from ..models.diffusion.inversion_text import describe, error_of, verdict
+from ..models.diffusion.residual_curve import ResidualCurve
 from ..models.diffusion.trajectory import InversionSettings, Trajectory
 from ..models.session.cell_change import digest
 from .emilie import Conditioning, check_channels
@@ -29,6 +29,7 @@ from .inversion_sampler import (
     latent_space,
     log_verdict,
 )
+from .live_pictures import LivePicture
 
 TRAJECTORY = io.Custom("REEDIT_TRAJECTORY")
 NOISY = "reedit_noisy"  # a LATENT's mark: {"sigma", "digest" of the noisy samples}
@@ -205,14 +206,25 @@ class ReEditInvert(io.ComfyNode):
             trajectory.check_sigmas(rising)
         settings = InversionSettings(method, iterations, tolerance, calls or None)
         found: list[Trajectory] = []
-        sampler = inversion_sampler(
-            settings, history, None if trajectory is None else trajectory.states, found.append, check
-        )
+        guesses = None if trajectory is None else trajectory.states
+        show = live_curve(len(rising) - 1, None if method == "euler" else tolerance)
+        sampler = inversion_sampler(settings, history, guesses, found.append, check, show)
         noisy = sample_upwards(guider_of(model, positive, negative, cfg), sampler, rising, latent, samples)
         log_verdict(found[0])
         result = {**samples, "samples": noisy, NOISY: {"sigma": float(rising[-1]), "digest": digest(noisy)}}
         noise = InvertedNoise(found[0], model)
         return io.NodeOutput(result, noise, rising.flip(0), found[0], describe(found[0]))
+
+
+def live_curve(steps: int, tolerance: float | None) -> AfterCall:
+    """What shows the residual on the node after every model call of an inversion."""
+    curve, live = ResidualCurve(steps, tolerance), LivePicture(steps)
+
+    def show(step: int, sample: int, residual: float) -> None:
+        curve.add(step, sample, residual)
+        live.update(step + 1, curve.draw)
+
+    return show
 
 
 def check_clean(model: Any, samples: dict[str, Any]) -> Tensor:
@@ -248,14 +260,13 @@ def guider_of(
 
 
 def sample_upwards(guider: Any, sampler: Any, sigmas: Tensor, latent: Tensor, options: dict[str, Any]) -> Tensor:
-    """Run an inversion sampler as the host runs any: no noise, previews, progress, and the latent's noise mask."""
+    """Run an inversion sampler as the host runs any: no noise, and the latent's noise mask. It shows its progress itself."""
     return guider.sample(
         torch.zeros_like(latent),
         latent,
         sampler,
         sigmas,
         denoise_mask=options.get("noise_mask"),
-        callback=latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1),
         disable_pbar=True,
         seed=0,
     ).to(comfy.model_management.intermediate_device())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..models.diffusion.fixed_point import NotFinite
-from ..models.diffusion.inversion import invert, reachable, relative_errors
+from ..models.diffusion.inversion import AfterCall, invert, reachable, relative_errors
 from ..models.diffusion.inversion_schedule import FLIPPED_ZERO, check_rising
 from ..models.diffusion.inversion_text import verdict
 from ..models.diffusion.trajectory import InversionSettings, LatentSpace, Trajectory
@@ -59,11 +59,12 @@ def inversion_sampler(
     guesses: Tensor | None = None,
     finished: Callable[[Trajectory], None] = log_verdict,
     check: bool = False,
+    after_call: AfterCall = lambda step, sample, residual: None,
 ) -> comfy.samplers.KSAMPLER:
     """A SAMPLER that takes a clean latent up rising sigmas, each step so that one of the host's euler undoes it.
 
     A first sigma of 0, or what FlipSigmas writes for it, stands for the 0 at which the sampler will end. `finished` is given
-    the trajectory; with check, the error in it is measured.
+    the trajectory; with check, the error in it is measured. after_call: see `invert`.
     """
 
     def sample_inversion(
@@ -100,7 +101,9 @@ def inversion_sampler(
             step, measuring = next_step, True  # the progress bar has arrived, and never goes back
 
         try:
-            states, residuals = invert(denoise, x, sigmas, how, window, guesses, after_step=after_step)
+            states, residuals = invert(
+                denoise, x, sigmas, how, window, guesses, after_step=after_step, after_call=after_call
+            )
         except NotFinite as error:
             raise ValueError(
                 f"{error} Nothing was changed. A half-precision model overflows like this: try it in float32 or bfloat16, "

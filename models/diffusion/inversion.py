@@ -21,6 +21,7 @@ from .trajectory import InversionSettings
 Denoise = Callable[[Tensor, Tensor, list[int]], Tensor]
 Residuals = tuple[tuple[Residual, ...], ...]  # of one step: each sample's, in the order of the calls
 Guess = Callable[[Tensor, Sequence[float], int, Sequence[Tensor]], Tensor]
+AfterCall = Callable[[int, int, float], None]  # (step, item of the batch, its relative residual)
 
 METHODS: dict[str, Callable[[int], Method]] = {
     "anderson": anderson,
@@ -102,6 +103,16 @@ class CallBudget:
         return max(1, min(2 * left // (following + 1), left - reserve * following))
 
 
+def tell(after_call: AfterCall, step: int, ended: Ended) -> Ended:
+    """The same ends of a step, and the newest residual is told each time."""
+
+    def told(sample: int, residuals: Sequence[Residual]) -> bool:
+        after_call(step, sample, residuals[-1].relative)
+        return ended(sample, residuals)
+
+    return told
+
+
 def reachable(tolerance: float, dtype: torch.dtype) -> float:
     """The tolerance, but no less than a model that computes in this dtype can meet: a quarter of its rounding. 0 stays 0.
 
@@ -127,12 +138,13 @@ def invert(
     guesses: Tensor | None = None,
     guess_by: Guess | None = None,
     after_step: Callable[[int, Tensor], None] = lambda step, x: None,
+    after_call: AfterCall = lambda step, sample, residual: None,
 ) -> tuple[list[Tensor], tuple[Residuals, ...]]:
     """Invert x (B, ...), the latent at sigmas[0], up the rising sigmas (N + 1,): the N + 1 states, and each step's residuals.
 
     Float32 throughout, whatever the model computes in. window: Anderson's. guesses: (N + 1, B, ...), the states of an earlier
     inversion to start from. guess_by: without one first_guess, but last_latent for euler. Raises NotFinite where the model
-    gives no finite numbers; it says at which step.
+    gives no finite numbers; it says at which step. after_call is told what each model call found.
     """
     method = METHODS[settings.method](window)
     guess_by = guess_by or (last_latent if settings.method == "euler" else first_guess)
@@ -146,7 +158,8 @@ def invert(
         if guesses is not None:
             guess = guesses[step + 1].to(guess) + (states[-1] - guesses[step].to(guess))
         try:
-            found, history = invert_step(denoise, states[-1], low, high, guess, method, budget.end_of_step(step))
+            ended = tell(after_call, step, budget.end_of_step(step))
+            found, history = invert_step(denoise, states[-1], low, high, guess, method, ended)
         except NotFinite as error:
             raise NotFinite(
                 error.sample,

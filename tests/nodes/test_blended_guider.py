@@ -6,11 +6,18 @@ from contextlib import contextmanager
 
 import comfy.model_management
 import comfy.samplers
+import comfy.utils
+import comfy_execution.progress
 import pytest
 import torch
+from comfy_execution.graph import DynamicPrompt
+from comfy_execution.progress import NodeState, ProgressRegistry
+from comfy_execution.utils import CurrentNodeContext
 from comfy_extras import nodes_custom_sampler as custom
 from host_graph import SOURCE, counted_rows, guider, inverted, prompt, quarters, sampled
+from reedit.nodes import live_pictures
 from reedit.nodes.guidance import ReEditBlendedGuider, ReEditGuidanceMask
+from reedit.nodes.live_pictures import mask_picture
 from reedit.nodes.prompt_words import ReEditPromptWords
 
 TARGET = SOURCE.replace("purple", "green")
@@ -378,3 +385,26 @@ def test_bad_input_is_refused_before_the_first_step(blended, model, inversion, l
 def test_a_mask_of_another_guider(model, prompts, negative):
     with pytest.raises(ValueError, match="only a ReEdit Blended Guider"):
         ReEditGuidanceMask.execute(guider(model, prompts[0], negative, 3.0), {"samples": torch.ones(1, 4, 8, 8)})
+
+
+# --- what is shown meanwhile ------------------------------------------------------------------------------------------
+
+
+def test_the_mask_is_shown_on_the_guiders_own_node_while_the_sampler_runs(edited, monkeypatch):
+    """Through the host's own progress registry, which tells the page which node is at work."""
+    shown, registry = [], ProgressRegistry("run", DynamicPrompt({}))
+    monkeypatch.setattr(comfy_execution.progress, "global_progress_registry", registry)
+    monkeypatch.setattr(live_pictures, "INTERVAL", 0.0)
+
+    def hook(value, total, preview, node_id):
+        if node_id is not None:  # the sampler's own progress bar names no node
+            registry.update_progress(node_id, value, total, preview)
+            shown.append((value, total, preview[1]))
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    with CurrentNodeContext("run", "12"):
+        _, guide = edited()
+    steps = len(list(guide.masks.values())[-1])
+    assert [value for value, *_ in shown] == list(range(1, steps + 1))
+    assert shown[-1][2].tobytes() == mask_picture(last_mask(guide)).tobytes()
+    assert set(registry.nodes) == {"12"} and registry.nodes["12"]["state"] is NodeState.Finished

@@ -8,9 +8,12 @@ const WIDGET = "edit"
 const widgetOf = (node) => node.widgets?.find((widget) => widget.name === WIDGET)
 const isCheckout = (node) => node.type === TYPE && Boolean(widgetOf(node))
 
-/** What to write into a Checkout's widget for each step that its session has: a Map by the steps' names. */
-function wordsOf(checkout) {
-  const steps = withSession(upstream(checkout))?.session.steps ?? []
+/**
+ * What to write into a Checkout's widget for each step that its session has: a Map by the steps' names. Where neither it nor
+ * what feeds it has told of a session, since the host had no need to run them again, by the session that is shown.
+ */
+function wordsOf(checkout, shown) {
+  const { steps } = withSession(upstream(checkout))?.session ?? shown
   return new Map(steps.map(({ name, parent, number }) => [name, parent === null ? "source" : String(number)]))
 }
 
@@ -21,17 +24,17 @@ function candidates(node) {
   return [...new Set(all)].filter(isCheckout)
 }
 
-/** { checkout, word } for a step: the best Checkout node whose session has it; or undefined. */
-export function findCheckout(node, step) {
-  const found = candidates(node).map((checkout) => ({ checkout, word: wordsOf(checkout).get(step.name) }))
+/** { checkout, word } for a step of the session that a node shows: the best Checkout node that has it; or undefined. */
+export function findCheckout({ node, session }, step) {
+  const found = candidates(node).map((checkout) => ({ checkout, word: wordsOf(checkout, session).get(step.name) }))
   return found.find(({ word }) => word !== undefined)
 }
 
 /** The step to which the best Checkout node is set, or undefined. */
-export function stepToCome(node, steps) {
+export function stepToCome({ node, session }) {
   const [checkout] = candidates(node)
-  const words = checkout && wordsOf(checkout)
-  return checkout && steps.find((step) => words.get(step.name) === widgetOf(checkout).value)
+  const words = checkout && wordsOf(checkout, session)
+  return checkout && session.steps.find((step) => words.get(step.name) === widgetOf(checkout).value)
 }
 
 /** Set a Checkout's widget as a person would: the change can be undone, and both kinds of canvas show it. */

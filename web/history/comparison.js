@@ -63,7 +63,7 @@ export class Comparison {
 
   fit(image) {
     image.hidden = false
-    if (image === this.after) this.frame.style.aspectRatio = `${image.naturalWidth} / ${image.naturalHeight}`
+    if (image === this.after) this.frame.style.setProperty("--reedit-ratio", image.naturalWidth / image.naturalHeight)
   }
 
   follow(event) {

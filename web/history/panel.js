@@ -147,7 +147,7 @@ export class HistoryPanel {
 
   checkOut(number) {
     const step = this.session.steps[number]
-    const found = findCheckout(this.node, step)
+    const found = findCheckout(this, step)
     if (!found) return this.offerCheckout(step)
     setCheckout(found)
     this.markNext()
@@ -170,7 +170,7 @@ export class HistoryPanel {
 
   /** Mark the step that the Checkout node of this session will go to, if that is not where it is. */
   markNext() {
-    const next = stepToCome(this.node, this.session.steps)
+    const next = stepToCome(this)
     this.steps.mark(next?.number === this.session.current ? undefined : next?.number)
   }
 
