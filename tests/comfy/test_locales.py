@@ -12,7 +12,7 @@ import pytest
 from locale_texts import ENGLISH, english_texts, flatten, read_texts, record_english
 from reedit.nodes import NODES
 
-LANGUAGES = ("zh", "ja", "ko", "de", "fr")
+LANGUAGES = ("zh", "ja", "ko", "de", "fr", "es")
 # What vue-i18n takes for its own syntax. The host's frontend compiles names and descriptions but shows tooltips as they
 # are, so that no way of escaping suits both.
 SYNTAX = re.compile(r"[{}@|]")
@@ -32,6 +32,7 @@ HOST_NODES = json.loads(Path(__file__).with_name("host_node_names.json").read_te
 # Labels that are the same word in the language, or that its users leave in English.
 SAME_EVERYWHERE = ("cfg", "checkpointing", "dtype", "eta", "gamma", "lpips", "sigmas", "vae")
 SAME_IN = {
+    "es": "clip/error/prompt",
     "fr": "ReEdit Instruction/accumulation/clip/coefficients/corrections/images/inversion/latent/passes/pixels/prompt/session"
     "/source/strict",
 }
