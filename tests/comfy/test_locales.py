@@ -12,7 +12,7 @@ import pytest
 from locale_texts import ENGLISH, english_texts, flatten, read_texts, record_english
 from reedit.nodes import NODES
 
-LANGUAGES = ("zh", "ja", "ko", "de", "fr", "es")
+LANGUAGES = ("zh", "ja", "ko", "de", "fr", "es", "ru")
 # What vue-i18n takes for its own syntax. The host's frontend compiles names and descriptions but shows tooltips as they
 # are, so that no way of escaping suits both.
 SYNTAX = re.compile(r"[{}@|]")
