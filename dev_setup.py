@@ -31,6 +31,8 @@ WEIGHTS = {
     "tiny_sd_autoencoder.safetensors": "vae",
     "tiny_sd_reed_decoder.safetensors": "vae",
     "tiny_sd_epsilon_decoder.safetensors": "vae",
+    "tiny_sd_rpiae.safetensors": "vae",
+    "tiny_sd_dinov2.safetensors": "clip_vision",
 }
 NETWORK_HINT = "Look at the lines above; mostly it is the network or a proxy. Then run the same command again."
 

@@ -3,6 +3,7 @@
 from .alignment import ReEditAlign
 from .autoencoders import ReEditDecode, ReEditEncode, ReEditLoadREEDVAE
 from .correction import ReEditCorrectDecoding
+from .dinov2 import ReEditLoadDINOv2
 from .drift import ReEditDriftMeter
 from .emilie import ReEditGradientMask, ReEditLatentConditioning
 from .epsilon import ReEditEpsilonDecode, ReEditLoadEpsilonVAE
@@ -13,11 +14,14 @@ from .merge_pixels import ReEditMergePixels
 from .printed_update import ReEditPrintedUpdate
 from .prompt_words import ReEditPromptWords
 from .round_trip import ReEditRoundTripTest
+from .rpiae import ReEditLoadRPiAE
+from .semantic_drift import ReEditSemanticDrift
 from .session import ReEditCheckout, ReEditCommit
 from .session_files import ReEditLoadSession, ReEditSaveSession
 from .stochastic_sampler import ReEditStochasticSampler
 from .timeline import ReEditTimeline
 from .training import ReEditTrainEpsilonVAE, ReEditTrainREED
+from .training_rpiae import ReEditTrainRPiAE
 
 NODES = (
     ReEditLoadREEDVAE,
@@ -50,4 +54,8 @@ NODES = (
     ReEditLoadEpsilonVAE,
     ReEditEpsilonDecode,
     ReEditTrainEpsilonVAE,
+    ReEditLoadRPiAE,
+    ReEditLoadDINOv2,
+    ReEditSemanticDrift,
+    ReEditTrainRPiAE,
 )

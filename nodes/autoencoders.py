@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.sd
+import comfy.utils
 import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
@@ -228,6 +229,21 @@ def _tile_size_input() -> io.Int.Input:
     return io.Int.Input("tile_size", default=0, min=0, max=8192, step=64, optional=True, tooltip=TILE_TOOLTIP)
 
 
+def fit_to_side(pixels: Tensor, side: int, fit: str) -> Tensor:
+    """A picture for a VAE that takes squares of one size alone: cropped or padded to a square around it, and scaled.
+
+    It is left as it is for `refuse`: the VAE says what it takes.
+    """
+    height, width = pixels.shape[1:3]
+    picture = pixels.movedim(-1, 1)
+    if fit == "pad":
+        over = max(height, width)
+        picture = torch.nn.functional.pad(picture, (0, over - width, 0, over - height), mode="replicate")
+    if fit == "refuse" or picture.shape[-2:] == (side, side):
+        return picture.movedim(1, -1)
+    return comfy.utils.common_upscale(picture, side, side, "lanczos", "center").movedim(1, -1)
+
+
 class ReEditEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -245,7 +261,8 @@ class ReEditEncode(io.ComfyNode):
                     options=["refuse", "crop", "pad"],
                     default="refuse",
                     tooltip="What to do with a picture whose sides are no multiples of the VAE's ratio: "
-                    "stop, crop it around its centre, or repeat its right and bottom edge.",
+                    "stop, crop it around its centre, or repeat its right and bottom edge. For an RPiAE, which takes one "
+                    "size alone, the square that comes out is scaled to it.",
                 ),
                 _tile_size_input(),
             ],
@@ -254,7 +271,11 @@ class ReEditEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, pixels: Tensor, vae: Any, fit: str = "refuse", tile_size: int = 0) -> io.NodeOutput:
-        picture = fit_to_cells(check_picture(pixels), pixels_per_cell(vae), fit)
+        picture = check_picture(pixels)
+        if side := getattr(vae, "picture_side", None):
+            picture = fit_to_side(picture, side, fit)
+        else:
+            picture = fit_to_cells(picture, pixels_per_cell(vae), fit)
         samples = encode_picture(vae, picture, tile_size)
         encoded_pixels = picture.shape[0] * picture.shape[1] * picture.shape[2]
         record = EditRecord(samples, source_encoded_pixels=encoded_pixels)

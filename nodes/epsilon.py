@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -24,6 +23,7 @@ from ..models.autoencoders.epsilon_tiles import velocity_in_tiles
 from ..models.autoencoders.kl_layout import describe_faults, find_faults
 from ..models.session.record import observe, with_record
 from .autoencoders import DTYPES, WEIGHT_FILES
+from .host_layers import use_host_layers
 from .tiled_vae import TILE_CELLS, TILE_TOOLTIP
 from .vae_checks import check_latent_fits, encoder_of, encoding_vae, pixels_per_cell
 
@@ -34,10 +34,6 @@ MOST_STEPS = 10
 # The paper's decoders are best at one to three steps and worse beyond (section 4.3). It settles on three (table 5); of size M
 # it gives 27.65 dB (table 2), and 26.45 with one step (table 3), at a third of the cost.
 DEFAULT_STEPS = 3
-# The host's layers, which can compute with weights that it left in main memory. What they hold is the same.
-HOST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
-    kind: getattr(comfy.ops.disable_weight_init, kind.__name__) for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm)
-}
 
 
 class EpsilonNetwork(nn.Module):
@@ -46,8 +42,7 @@ class EpsilonNetwork(nn.Module):
     def __init__(self, decoder: EpsilonDecoder, steps: int, seed: int) -> None:
         super().__init__()
         self.decoder = decoder
-        for module in decoder.modules():
-            module.__class__ = HOST_LAYERS.get(type(module), type(module))
+        use_host_layers(decoder)
         self.steps, self.seed, self.shows_progress = steps, seed, False
 
     def decode(self, latent: Tensor) -> Tensor:

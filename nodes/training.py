@@ -106,9 +106,17 @@ def widgets(settings: type[TrainingSettings], shown: tuple[str, ...]) -> list[io
 
 
 def inputs(name: str, settings: type[TrainingSettings], shown: tuple[str, ...]) -> list[io.Input]:
-    """What every training node has: the VAE, the pictures, the name, by default `name`, and the settings."""
+    """What the training of a VAE's decoder is told: the VAE, the pictures, the name, by default `name`, and the settings."""
     return [
         io.Vae.Input("vae", tooltip="The VAE to start from: that of an image model. It is not changed."),
+        *places_inputs(name),
+        *widgets(settings, shown),
+    ]
+
+
+def places_inputs(name: str) -> list[io.Input]:
+    """Where every training reads and writes. name: the default of the widget of that name."""
+    return [
         io.String.Input(
             "pictures",
             default="my_pictures",
@@ -120,7 +128,6 @@ def inputs(name: str, settings: type[TrainingSettings], shown: tuple[str, ...]) 
             default=name,
             tooltip="Of the file that is written into models/vae, and of the run's folder in output/reedit/training.",
         ),
-        *widgets(settings, shown),
     ]
 
 
@@ -232,7 +239,7 @@ def show_progress(steps: int) -> Callable[[Progress], None]:
 
 
 def train_in_host(
-    title: str, train: Callable[..., list[dict[str, Any]]], base: StoredAutoencoder, places: Places, settings: Any
+    title: str, train: Callable[..., list[dict[str, Any]]], base: Any, places: Places, settings: Any
 ) -> list[dict[str, Any]]:
     """A training where the host runs nodes: in inference mode, its models in the graphics card's memory.
 

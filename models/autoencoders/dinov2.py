@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from ..files import write_beside
 from .kl_layout import describe_faults, find_faults
@@ -145,6 +144,9 @@ def build_network(
     swiglu: bool = False,
 ) -> Any:
     """Transformers' network of these sizes, weights fresh: with registers where there are any."""
+    # It takes seconds to import, and the host, whose nodes are named from here, starts without it.
+    from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
     sizes: dict[str, Any] = {
         "hidden_size": width,
         "num_hidden_layers": layers,

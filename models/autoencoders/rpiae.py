@@ -158,12 +158,7 @@ class RPiAE(nn.Module):
 
     def tokens_of(self, latent: Tensor) -> Tensor:
         """What the bridge makes of a latent: tokens as the encoder's, (B, cells², width)."""
-        wanted = (self.config.channels, self.config.cells, self.config.cells)
-        if tuple(latent.shape[1:]) != wanted:
-            raise ValueError(
-                f"samples has shape {tuple(latent.shape)}, and this RPiAE takes latents of {wanted[0]} channels and "
-                f"{wanted[1]}×{wanted[2]} cells, as its own encoder makes them."
-            )
+        self.config.check_latent(latent.shape)
         return self.bridge_decoder(latent.flatten(2).mT)
 
     def draw(self, tokens: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,15 @@ class RPiAEConfig:
     def picture_side(self) -> int:
         """In pixels, of the only size that is decoded."""
         return self.cells * self.decoder_patch
+
+    def check_latent(self, shape: Sequence[int]) -> None:
+        """Raise ValueError where a latent is not (B, channels, cells, cells)."""
+        wanted = (self.channels, self.cells, self.cells)
+        if tuple(shape[1:]) != wanted:
+            raise ValueError(
+                f"samples has shape {tuple(shape)}, and this RPiAE takes latents of {wanted[0]} channels and "
+                f"{wanted[1]}×{wanted[2]} cells, as its own encoder makes them."
+            )
 
     def check(self) -> None:
         """Raise ValueError where no autoencoder can be built, saying which size is wrong."""

@@ -95,8 +95,10 @@ class RPiAESettings(TrainingSettings):
         64, f"Channels of the discriminator at half a picture's size, a multiple of {NORM_GROUPS}.", NORM_GROUPS
     )
     discriminator_rate: float = setting(1.0, "The discriminator's learning rate, as a share of learning_rate.", 0)
-    side: int = setting(
-        224, "From a DINOv2: the side of the encoder's input in pixels, to which pictures are scaled.", 14
+    patches: int = setting(
+        16,
+        "From a DINOv2: patches a side of the encoder's input, to which pictures are scaled; 16 of 14 pixels are 224.",
+        1,
     )
     channels: int = setting(64, "From a DINOv2: channels of the latent.", 1)
     bridge_layers: int = setting(6, "From a DINOv2: layers of the bridge's decoder.", 1)
@@ -121,20 +123,15 @@ class RPiAESettings(TrainingSettings):
 
 def plan_from_dinov2(stored: StoredDINOv2, settings: RPiAESettings) -> RPiAEConfig:
     """The sizes of an RPiAE on this encoder. Raises ValueError that names the setting where they do not fit."""
-    if settings.side % stored.patch:
-        raise ValueError(f"side is {settings.side}, and must be a multiple of the encoder's patches of {stored.patch}.")
-    cells = settings.side // stored.patch
-    if settings.crop % cells:
-        raise ValueError(
-            f"crop is {settings.crop}, and must be a multiple of {cells}, the patches a side of the encoder."
-        )
+    if settings.crop % settings.patches:
+        raise ValueError(f"crop is {settings.crop}, and must be a multiple of patches, {settings.patches}.")
     if stored.swiglu:
         raise ValueError("The base is a DINOv2 of size g, with gated MLPs, which RPiAE has not. Take S, B or L.")
     width, layers, heads, hidden = DECODERS[settings.decoder]
     own = {name: value for name, value in stored.sizes().items() if name != "swiglu"}
     return RPiAEConfig(
         **own,
-        side=settings.side,
+        side=settings.patches * stored.patch,
         channels=settings.channels,
         bridge_layers=settings.bridge_layers,
         bridge_heads=min(MOST_HEADS, max(1, stored.width // HEAD_CHANNELS)),
@@ -142,7 +139,7 @@ def plan_from_dinov2(stored: StoredDINOv2, settings: RPiAESettings) -> RPiAEConf
         decoder_layers=layers,
         decoder_heads=heads,
         decoder_hidden=hidden,
-        decoder_patch=settings.crop // cells,
+        decoder_patch=settings.crop // settings.patches,
     )
 
 

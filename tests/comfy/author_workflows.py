@@ -22,6 +22,14 @@ from instruct_workflows import instruct_chain, multi_mask_instruct
 from inversion_workflow import invert_and_reconstruct
 from live_server import LiveServer
 from reed_workflows import REED_ROUND_TRIP_NOTE, TRAIN_REED_NOTE, reed_round_trip, train_reed
+from rpiae_workflows import (
+    RPIAE_NOTE,
+    SEMANTIC_DRIFT_NOTE,
+    TRAIN_RPIAE_NOTE,
+    rpiae,
+    semantic_drift,
+    train_rpiae,
+)
 from session_workflows import continue_tomorrow, paint_and_merge, undo_and_branch
 from workflow_writer import WorkflowWriter
 
@@ -101,6 +109,9 @@ carries all of them out in one sampling run, in about half the time of one run e
     "train_reed": TRAIN_REED_NOTE,
     "epsilon_decode": EPSILON_DECODE_NOTE,
     "train_epsilon": TRAIN_EPSILON_NOTE,
+    "semantic_drift": SEMANTIC_DRIFT_NOTE,
+    "rpiae": RPIAE_NOTE,
+    "train_rpiae": TRAIN_RPIAE_NOTE,
     "paint_and_merge": """## Paint, and go on from the latent
 
 *ReEdit Merge Pixels* finds what was painted and encodes only a window around it; every other cell stays as it is, bit for
@@ -145,6 +156,9 @@ WORKFLOWS = {
     "train_reed": saved("train_reed", train_reed, ("vae",)),
     "epsilon_decode": saved("epsilon_decode", epsilon_decode, ("vae", "epsilon")),
     "train_epsilon": saved("train_epsilon", train_epsilon, ("vae",)),
+    "semantic_drift": saved("semantic_drift", semantic_drift, ("instruct", "vae", "dinov2")),
+    "rpiae": saved("rpiae", rpiae, ("rpiae",)),
+    "train_rpiae": saved("train_rpiae", train_rpiae, ("dinov2",)),
     "paint_and_merge": saved("paint_and_merge", paint_and_merge, ("repaint", "vae")),
 }
 

@@ -40,6 +40,13 @@ MODELS = {
         "vae-ft-mse-840000-ema-pruned.safetensors",
         "directory": "vae",
     },
+    "dinov2": {
+        "name": "dinov2-with-registers-base.safetensors",
+        "url": "https://huggingface.co/facebook/dinov2-with-registers-base/resolve/main/model.safetensors",
+        "directory": "clip_vision",
+    },
+    # The published file's address inside its repository is not known here.
+    "rpiae": {"name": "rpiae_stage3_1_c64_ema.pt", "directory": "vae"},
     # What the templates train_reed and train_epsilon write; nowhere to be had.
     "reed": {"name": "reed.safetensors", "directory": "vae"},
     "epsilon": {"name": "epsilon.safetensors", "directory": "vae"},
@@ -50,6 +57,8 @@ DEMO_MODELS = {
     "vae": "tiny_sd_autoencoder.safetensors",
     "reed": "tiny_sd_reed_decoder.safetensors",
     "epsilon": "tiny_sd_epsilon_decoder.safetensors",
+    "dinov2": "tiny_sd_dinov2.safetensors",
+    "rpiae": "tiny_sd_rpiae.safetensors",
 }
 TOOLS = {"instruct": "instruction edit", "repaint": "masked repaint", "paint": "painted by hand"}
 SAMPLING = {"steps": 20, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}

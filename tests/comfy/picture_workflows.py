@@ -33,6 +33,9 @@ SHOWN = {
     "train_reed": "the curves of both",
     "epsilon_decode": "five decodes",
     "train_epsilon": "pictures it was not trained on",
+    "semantic_drift": "heat map without a mask",
+    "rpiae": "where it means something else",
+    "train_rpiae": "samples: pivot",
 }
 # What is changed first, for a picture that shows something.
 CHANGES = {"train_epsilon": {"ReEditTrainEpsilonVAE.steps": "300", "ReEditTrainEpsilonVAE.perceptual": "0"}}

@@ -19,6 +19,8 @@ LOADERS = {
     "CheckpointLoaderSimple": "ckpt_name",
     "ReEditLoadREEDVAE": "vae_name",
     "ReEditLoadEpsilonVAE": "decoder_name",
+    "ReEditLoadRPiAE": "vae_name",
+    "ReEditLoadDINOv2": "model_name",
 }
 
 # No tracking, no update check, no home folder: what comfy-cli writes stays in the scratch folder it is given.

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_rae import RAEDecoder
+from random_rpiae import SMALL_RPIAE, random_tensors
 from reedit.models.autoencoders.rpiae import RPiAE, load_rpiae
 from reedit.models.autoencoders.rpiae_layout import (
     PIXEL_DECODER,
@@ -21,33 +22,10 @@ from reedit.models.autoencoders.rpiae_layout import (
 from safetensors.torch import save_file
 from torch.nn import functional
 
-SMALL = RPiAEConfig(
-    side=32,
-    patch=8,
-    positions=5,
-    width=24,
-    layers=2,
-    heads=3,
-    registers=2,
-    channels=6,
-    bridge_layers=2,
-    bridge_heads=4,
-    decoder_width=40,
-    decoder_layers=3,
-    decoder_heads=5,
-    decoder_hidden=56,
-    decoder_patch=4,
-)
-
-
-def random_tensors(config: RPiAEConfig) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in published_shapes(config).items()}
-
 
 @pytest.fixture(scope="module")
 def stored():
-    return StoredRPiAE(SMALL, random_tensors(SMALL), {})
+    return StoredRPiAE(SMALL_RPIAE, random_tensors(SMALL_RPIAE), {})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +57,7 @@ def test_the_published_sizes_have_the_checkpoints_names_and_shapes():
     assert "encoder.encoder.layernorm.weight" not in shapes  # the last norm has neither weight nor bias
 
 
-@pytest.mark.parametrize("config", [SMALL, RPiAEConfig()], ids=["small", "published"])
+@pytest.mark.parametrize("config", [SMALL_RPIAE, RPiAEConfig()], ids=["small", "published"])
 def test_the_module_has_each_published_tensor_once(config):
     with torch.device("meta"):
         tensors = RPiAE(config).published_tensors()
@@ -89,14 +67,14 @@ def test_the_module_has_each_published_tensor_once(config):
 def test_the_pixel_decoder_is_that_of_diffusers_rae(network, stored):
     """Another implementation of the same decoder, with the checkpoint's numbers under its own names."""
     theirs = RAEDecoder(
-        hidden_size=SMALL.width,
-        decoder_hidden_size=SMALL.decoder_width,
-        decoder_num_hidden_layers=SMALL.decoder_layers,
-        decoder_num_attention_heads=SMALL.decoder_heads,
-        decoder_intermediate_size=SMALL.decoder_hidden,
-        num_patches=SMALL.cells**2,
-        patch_size=SMALL.decoder_patch,
-        image_size=SMALL.picture_side,
+        hidden_size=SMALL_RPIAE.width,
+        decoder_hidden_size=SMALL_RPIAE.decoder_width,
+        decoder_num_hidden_layers=SMALL_RPIAE.decoder_layers,
+        decoder_num_attention_heads=SMALL_RPIAE.decoder_heads,
+        decoder_intermediate_size=SMALL_RPIAE.decoder_hidden,
+        num_patches=SMALL_RPIAE.cells**2,
+        patch_size=SMALL_RPIAE.decoder_patch,
+        image_size=SMALL_RPIAE.picture_side,
     ).eval()
     tensors = {
         name.removeprefix(PIXEL_DECODER): value
@@ -110,7 +88,7 @@ def test_the_pixel_decoder_is_that_of_diffusers_rae(network, stored):
         }
     tensors = {name.replace("attention.output.dense", "attention.to_out.0"): tensors[name] for name in tensors}
     theirs.load_state_dict(tensors)
-    tokens = torch.randn(2, SMALL.cells**2, SMALL.width)
+    tokens = torch.randn(2, SMALL_RPIAE.cells**2, SMALL_RPIAE.width)
     with torch.no_grad():
         expected = theirs.unpatchify(theirs(tokens).logits)
         mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -122,7 +100,7 @@ def test_fresh_positions_are_those_of_diffusers_rae():
     theirs = RAEDecoder(
         decoder_hidden_size=40, num_patches=16, image_size=16, patch_size=4, decoder_num_attention_heads=5
     )
-    assert torch.allclose(RPiAE(SMALL).pixel_decoder.decoder_pos_embed, theirs.decoder_pos_embed)
+    assert torch.allclose(RPiAE(SMALL_RPIAE).pixel_decoder.decoder_pos_embed, theirs.decoder_pos_embed)
 
 
 def test_tokens_are_those_of_transformers_dinov2(network):
@@ -189,9 +167,9 @@ def test_latents_of_another_shape_are_refused(network, shape):
 
 
 def test_a_file_gives_back_what_was_saved(stored, network, tmp_path):
-    StoredRPiAE(SMALL, network.published_tensors(), {"made": "here"}).save(tmp_path / "rpiae.safetensors")
+    StoredRPiAE(SMALL_RPIAE, network.published_tensors(), {"made": "here"}).save(tmp_path / "rpiae.safetensors")
     read = read_rpiae(tmp_path / "rpiae.safetensors")
-    assert (read.config, read.about) == (SMALL, {"made": "here"})
+    assert (read.config, read.about) == (SMALL_RPIAE, {"made": "here"})
     assert read.tensors.keys() == stored.tensors.keys()
     assert all(torch.equal(read.tensors[name], value) for name, value in stored.tensors.items())
 
@@ -199,8 +177,10 @@ def test_a_file_gives_back_what_was_saved(stored, network, tmp_path):
 @pytest.mark.parametrize("wrapped", [True, False], ids=["a training's checkpoint", "tensors alone"])
 def test_the_published_file_is_a_pickle_of_tensors_and_is_read_without_running_anything(tmp_path, monkeypatch, wrapped):
     """A file of the published one's kind, with small sizes in the place of its own."""
-    monkeypatch.setattr("reedit.models.autoencoders.rpiae_layout.RPiAEConfig", lambda **sizes: replace(SMALL, **sizes))
-    tensors = random_tensors(SMALL)
+    monkeypatch.setattr(
+        "reedit.models.autoencoders.rpiae_layout.RPiAEConfig", lambda **sizes: replace(SMALL_RPIAE, **sizes)
+    )
+    tensors = random_tensors(SMALL_RPIAE)
     torch.save({"ema": tensors, "step": 7} if wrapped else tensors, tmp_path / "rpiae.pt")
     read = read_rpiae(tmp_path / "rpiae.pt")
     assert all(torch.equal(read.tensors[name], value) for name, value in tensors.items())
@@ -254,9 +234,9 @@ def without(name):
     ],
 )
 def test_tensors_that_are_wrong_are_named(tmp_path, change, said):
-    tensors = random_tensors(SMALL)
+    tensors = random_tensors(SMALL_RPIAE)
     change(tensors)
-    StoredRPiAE(SMALL, tensors, {}).save(tmp_path / "rpiae.safetensors")
+    StoredRPiAE(SMALL_RPIAE, tensors, {}).save(tmp_path / "rpiae.safetensors")
     with pytest.raises(ValueError, match=f"rpiae.safetensors cannot be used as an RPiAE: {said}"):
         read_rpiae(tmp_path / "rpiae.safetensors")
 

@@ -14,7 +14,7 @@ SMALL = {
     "steps": 6,
     "batch": 1,
     "crop": 16,
-    "side": 16,
+    "patches": 4,
     "learning_rate": 1e-3,
     "warm_up": 1,
     "average_decay": 0.9,

@@ -235,8 +235,7 @@ def test_the_file_keeps_the_bases_precision(tmp_path, pictures):
     [
         ({"registers": 0}, {}, "without registers"),
         ({}, {"stage": BRIDGE}, "train pivot first"),
-        ({}, {"side": 18}, "side is 18"),
-        ({}, {"side": 20}, "crop is 16"),
+        ({}, {"patches": 5}, "crop is 16, and must be a multiple of patches, 5"),
         ({"swiglu": True, "mlp_ratio": 4}, {}, "size g"),
         ({}, {"discriminator_width": 12}, "discriminator_width is 12"),
         ({}, {"stage": "both"}, "stage is 'both'"),
