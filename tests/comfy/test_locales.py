@@ -37,7 +37,7 @@ SAME_IN = {
     "/source/strict",
 }
 # Words that no sentence of ours in another language needs; "of DDPM" and "mean and std" are choices of a combo.
-ENGLISH_WORDS = re.compile(r"\b(the|which|of(?! DDPM)|with|where|that|from|and(?! std)|is|are|for|its)\b", re.I)
+ENGLISH_WORDS = re.compile(r"(?<!-)\b(the|which|of(?! DDPM)|with|where|that|from|and(?! std)|is|are|for|its)\b", re.I)
 SCRIPTS = {"zh": "[\u4e00-\u9fff]", "ja": "[\u3040-\u30ff]", "ko": "[\uac00-\ud7a3]", "ru": "[\u0400-\u04ff]"}
 Key = tuple[str, ...]  # where a text stands: the file, the node and so on
 
@@ -134,6 +134,10 @@ def names_in(text: str) -> set[str]:
     }
 
 
+def is_label(path: Key, node: Key) -> bool:
+    return path[:2] == node and path[-1] == "name"
+
+
 def choices() -> dict[Key, list[str]]:
     """The choices of every combo by the path of its tooltip. They are values, and shown in English."""
     found = {}
@@ -159,8 +163,9 @@ def test_names_are_kept_and_those_of_nodes_and_inputs_are_the_ones_shown(languag
             if name in source:
                 wanted.append(nodes[name])
                 source = source.replace(name, "")
-        # An input that is named, learning_rate say, goes by its label in the language.
-        wanted += [texts.get((*path[:2], "inputs", name, "name"), name) for name in names_in(source)]
+        # An input or an output that is named, learning_rate say, goes by its label in the language.
+        labels = {text: texts[other] for other, text in english.items() if other in texts and is_label(other, path[:2])}
+        wanted += [labels.get(name, name) for name in names_in(source)]
         wanted += [option for option in options.get(path, ()) if re.search(rf"\b{re.escape(option)}\b", source)]
         if lacking := [name for name in wanted if name not in text]:
             faults[path] = f"lacks {lacking}: {text}"
