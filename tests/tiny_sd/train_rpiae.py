@@ -30,10 +30,11 @@ from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, chosen_names
 # LPIPS's weights cannot be had here; a discriminator learns little at 64 px (see train_epsilon.py). So the picture's loss is
 # its absolute difference. The noise is less than the authors' 0.8: 96 numbers to 192 of a patch have little to spare.
 SHARED = RPiAESettings(
-    steps=4000,
+    steps=2000,
     batch=16,
     crop=64,
-    learning_rate=1e-3,
+    precision="bfloat16",
+    learning_rate=2e-3,
     warm_up=100,
     average_decay=0.995,
     noise=0.3,
@@ -65,8 +66,8 @@ RUNS = {
     PIVOT: Run(None, SHARED),
     FREE: Run(None, replace(SHARED, pivot=0.0)),
     FROZEN: Run(None, replace(SHARED, pivot=0.0)),
-    BRIDGE: Run(PIVOT, replace(SHARED, stage=BRIDGE, steps=3000)),
-    DECODER: Run(BRIDGE, replace(SHARED, stage=DECODER, steps=3000)),
+    BRIDGE: Run(PIVOT, replace(SHARED, stage=BRIDGE, steps=1500)),
+    DECODER: Run(BRIDGE, replace(SHARED, stage=DECODER, steps=1500)),
 }
 
 
