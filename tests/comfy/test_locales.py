@@ -69,7 +69,7 @@ def test_the_english_texts_are_those_of_the_schemas(english):
     assert not differing, (
         f"locales/en is not what the schemas say; run this test with REEDIT_RECORD=1:\n{say(differing)}"
     )
-    assert list(english) == list(now)
+    assert list(english) == list(now), "locales/en is not in the schemas' order; REEDIT_RECORD=1 sorts it"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
