@@ -195,6 +195,10 @@ class ComfyFrontend:
         """Choose a value in a widget's list, as its menu does. Fails where the list lacks it."""
         return self.page.evaluate(_CHOOSE, [node, widget, value])
 
+    def select(self, node: int) -> None:
+        """Click on a node's title; the node must be in view."""
+        self.page.mouse.click(*self.page.evaluate(_TITLE_OF, node))
+
     def run(self, seconds: float) -> None:
         """Press Run and wait until the graph has run. RunFailed with the host's words where it does not succeed."""
         self.page.evaluate(_LISTEN)
@@ -256,7 +260,7 @@ class ComfyFrontend:
 
     def help_of(self, node: int, address: str) -> str:
         """The text of a node's help page, which ComfyUI fetches from this address; the node must be in view."""
-        self.page.mouse.click(*self.page.evaluate(_TITLE_OF, node))
+        self.select(node)
         with self.page.expect_response(lambda answer: answer.url.endswith(address)) as fetched:
             self.page.get_by_test_id("info-button").click()
         panel = self.page.get_by_test_id("properties-panel")

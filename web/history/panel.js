@@ -4,20 +4,20 @@ import { app } from "../../../scripts/app.js"
 import { addCheckout, findCheckout, setCheckout, stepToCome } from "./checkout.js"
 import { Comparison, nameOf } from "./comparison.js"
 import { element } from "./elements.js"
-import { collectPictures, findSession } from "./session.js"
+import { collectPictures, findSession, selectedNode } from "./session.js"
 import { Steps } from "./steps.js"
 
 const NOTHING =
   "No edit session to show. Run a graph with a session, and select a node whose latent holds it: ReEdit Commit, " +
   "ReEdit Checkout or ReEdit Timeline, for example."
 const SOURCE = 0
+const LOOK = 150 // milliseconds
 
 export class HistoryPanel {
   static current // the one that is open
 
   constructor() {
     this.loadStyle()
-    this.watchSelection()
     this.order = new Map()
     api.addEventListener("executed", ({ detail }) => this.hear(detail))
   }
@@ -34,14 +34,13 @@ export class HistoryPanel {
     document.head.append(element("link", { rel: "stylesheet", href: address }))
   }
 
-  /** The canvas has one place for who wants to know of its selection; who was there before is told first. */
+  /** The classic canvas tells of its selection and Nodes 2.0 does not, so the panel looks for itself while it is open. */
   watchSelection() {
-    const { canvas } = app
-    const before = canvas.onSelectionChange
-    canvas.onSelectionChange = (...selected) => {
-      before?.apply(canvas, selected)
-      this.refreshSoon()
-    }
+    const { graph } = app.canvas
+    const selected = selectedNode()
+    if (graph === this.seen?.graph && selected === this.seen?.selected) return
+    this.seen = { graph, selected }
+    this.refreshSoon()
   }
 
   /** Called by the page when the tab is shown, and again with the same container whenever it draws itself anew. */
@@ -70,10 +69,12 @@ export class HistoryPanel {
     container.replaceChildren(this.element)
     this.shown = undefined
     this.refresh()
-    this.steps.tabStop?.scrollIntoView({ block: "nearest" })
+    clearInterval(this.watching)
+    this.watching = setInterval(() => this.watchSelection(), LOOK)
   }
 
   close() {
+    clearInterval(this.watching)
     HistoryPanel.current = undefined
     this.element?.remove()
     this.element = this.shown = undefined
@@ -127,6 +128,8 @@ export class HistoryPanel {
     this.session = found.session
     this.pictures = pictures
     this.steps.show(found.session, pictures)
+    // Not before the page has given the panel its place.
+    requestAnimationFrame(() => this.steps.tabStop?.scrollIntoView({ block: "nearest" }))
     this.say()
     this.markNext()
   }

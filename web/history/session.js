@@ -48,9 +48,13 @@ export function withSession(nodes) {
   return undefined
 }
 
+/** Whether a node stands in the graph that is open. */
+const isHere = (node) => app.canvas?.graph?.getNodeById(node.id) === node
+
+/** The first of the selected nodes; groups can be selected too, and what was removed may still be. */
 export function selectedNode() {
   const selected = [...(app.canvas?.selectedItems ?? [])]
-  return selected.find((item) => typeof item.getInputNode === "function")
+  return selected.find((item) => typeof item.getInputNode === "function" && isHere(item))
 }
 
 /**
@@ -59,13 +63,12 @@ export function selectedNode() {
  * order: a Map from a node's name, as the page keeps it, to when it told.
  */
 export function findSession(before, order) {
-  const graph = app.canvas?.graph
   const selected = selectedNode()
   const found = selected && withSession(upstream(selected))
   if (found) return found
-  if (selected && before && graph?.getNodeById(before.id) === before && sessionOf(before))
+  if (selected && before && isHere(before) && sessionOf(before))
     return { node: before, session: sessionOf(before) }
-  const told = (graph?.nodes ?? []).filter(sessionOf).map((node) => ({ node, session: sessionOf(node) }))
+  const told = (app.canvas?.graph?.nodes ?? []).filter(sessionOf).map((node) => ({ node, session: sessionOf(node) }))
   const when = ({ node }) => order.get(locator(node)) ?? 0
   told.sort((one, other) => other.session.steps.length - one.session.steps.length || when(other) - when(one))
   return told[0]
