@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..models.metrics.rough_colours import fit_colours, rough_pictures
 from ..models.metrics.timeline import share_text
-from ..models.metrics.timeline_thumbnail import make_thumbnail
+from ..models.metrics.timeline_thumbnail import make_thumbnail, to_image
 from ..models.session.record import SOURCE, EditRecord
 from ..models.session.step_name import step_names
 
@@ -88,6 +88,8 @@ def _write(folder: Path, name: str, picture: Tensor, written: set[str]) -> None:
     if name in written:
         return
     image: Image.Image = make_thumbnail(picture[..., :3], SIDE)
+    if name.endswith(ROUGH):  # cells are no pixels: shown as squares they would only distract
+        image = to_image(picture[..., :3]).resize(image.size, Image.Resampling.BICUBIC)
     # Under another name first: the browser may ask for it at any time.
     unfinished = folder / f"{uuid.uuid4().hex}.part"
     image.save(unfinished, "JPEG", quality=92)

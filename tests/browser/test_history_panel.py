@@ -119,6 +119,7 @@ def test_a_click_checks_out_and_the_next_run_goes_there(frontend, tab, branches)
     frontend.run(RUN_SECONDS)
     expect(tab.rows).to_have_count(len(BRANCHES))
     tab.page.wait_for_function("title => document.querySelector('.reedit-left').textContent === title", arg=BRANCHES[2])
+    expect(tab.list.locator(".reedit-next")).to_have_count(0)  # it went there
     assert tab.current() == 3 and tab.compared() == [BRANCHES[2], BRANCHES[3]]  # the same edit, now on the other branch
     frontend.screenshot("history_panel")
 

@@ -1,6 +1,6 @@
 // Going to a step: the panel sets the widget of a ReEdit Checkout node, and the next run goes there.
 import { app } from "../../../scripts/app.js"
-import { around, downstream, selectedNode, upstream, withSession } from "./session.js"
+import { around, downstream, selectedNode, sessionOf, upstream, withSession } from "./session.js"
 
 const TYPE = "ReEditCheckout"
 const WIDGET = "edit"
@@ -30,11 +30,14 @@ export function findCheckout({ node, session }, step) {
   return found.find(({ word }) => word !== undefined)
 }
 
-/** The step to which the best Checkout node is set, or undefined. */
+/** The step to which the best Checkout node is set, if that is not where it went in the last run; or undefined. */
 export function stepToCome({ node, session }) {
   const [checkout] = candidates(node)
-  const words = checkout && wordsOf(checkout, session)
-  return checkout && session.steps.find((step) => words.get(step.name) === widgetOf(checkout).value)
+  if (!checkout) return undefined
+  const words = wordsOf(checkout, session)
+  const next = session.steps.find((step) => words.get(step.name) === widgetOf(checkout).value)
+  const before = sessionOf(checkout) ?? session
+  return before.steps[before.current].name === next?.name ? undefined : next
 }
 
 /** Set a Checkout's widget as a person would: the change can be undone, and both kinds of canvas show it. */

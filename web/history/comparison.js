@@ -40,7 +40,7 @@ export class Comparison {
     this.missing.textContent = "No picture of this step yet. ReEdit Decode or ReEdit Timeline makes one."
     const rough = Boolean(one) && (after.rough || (both && before.rough))
     this.note.hidden = !rough
-    this.note.textContent = "Rough colours: this step was not decoded yet."
+    this.note.textContent = "Rough colours, until ReEdit Decode or ReEdit Timeline decodes these steps."
     this.draw()
   }
 

@@ -171,10 +171,9 @@ export class HistoryPanel {
     this.say(why, add)
   }
 
-  /** Mark the step that the Checkout node of this session will go to, if that is not where it is. */
+  /** Mark the step that the Checkout node of this session will go to in the next run. */
   markNext() {
-    const next = stepToCome(this)
-    this.steps.mark(next?.number === this.session.current ? undefined : next?.number)
+    this.steps.mark(stepToCome(this)?.number)
   }
 
   say(...parts) {
