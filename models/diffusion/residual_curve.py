@@ -81,7 +81,7 @@ class ResidualCurve:
             _, y = self._place(0, self.tolerance, low, high)
             for x in range(_LEFT, right, 10):
                 pen.line(((x, y), (x + 5, y)), fill=_WORDS)
-            pen.text((right, y - 2), "tolerance", font=font, fill=_WORDS, anchor="rd")
+            pen.text((right, 8), "dashed: tolerance", font=font, fill=_FALL, anchor="ra")  # clear of the curve
         title = f"residual · step {len(self.last)} of {self.steps} · {self.calls} calls"
         pen.text((_LEFT, 8), title, font=font, fill=_WORDS)
         pen.text(((_LEFT + right) / 2, _SIZE[1] - 6), "step", font=font, fill=_WORDS, anchor="mb")
