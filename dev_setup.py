@@ -314,7 +314,7 @@ def link_folder(link: Path, target: Path) -> None:
 def link_pack(weights_needed: bool) -> Path:
     """build/comfy: the host's base directory, with the pack, the demo family and its weights in place."""
     base = BUILD / "comfy"
-    for name in ("custom_nodes", "models/checkpoints", "models/vae", "input", "output", "user"):
+    for name in ("custom_nodes", "models/checkpoints", "models/vae", "models/clip_vision", "input", "output", "user"):
         (base / name).mkdir(parents=True, exist_ok=True)
     link_folder(base / "custom_nodes" / "ComfyUI-ReEdit", CHECKOUT)
     link_folder(base / "custom_nodes" / "tiny_sd", CHECKOUT / "tests" / "tiny_sd")

@@ -84,8 +84,9 @@ class ReEditLoadDINOv2(io.ComfyNode):
             node_id="ReEditLoadDINOv2",
             display_name="Load DINOv2",
             category="ReEdit/drift",
-            description="Loads a DINOv2 of any size, with registers or without: for Semantic Drift, to train an RPiAE from, "
-            "and for every node that takes a vision model. The host's own loader knows the sizes L and g without registers.",
+            description="Loads a DINOv2 of any size, with registers or without: for ReEdit Semantic Drift, to train an RPiAE "
+            "from, and for every node that takes a vision model. The host's own loader knows the sizes L and g without "
+            "registers.",
             search_aliases=["clip vision", "vision model", "dino"],
             inputs=[
                 io.Combo.Input(
@@ -104,7 +105,9 @@ class ReEditLoadDINOv2(io.ComfyNode):
                     "and takes longer. 0: the size that it was trained at last.",
                 ),
             ],
-            outputs=[io.ClipVision.Output(tooltip="For Semantic Drift, ReEdit Train RPiAE, and the host's own nodes.")],
+            outputs=[
+                io.ClipVision.Output(tooltip="For ReEdit Semantic Drift, ReEdit Train RPiAE, and the host's own nodes.")
+            ],
         )
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -143,7 +144,8 @@ def check_clip(clip: Any) -> None:
 
 
 def _phrases(words: str) -> list[str]:
-    return [phrase.strip() for phrase in words.split(",") if phrase.strip()]
+    # Commas as Chinese and Japanese keyboards type them, too.
+    return [phrase.strip() for phrase in re.split("[,，、]", words) if phrase.strip()]
 
 
 def _given_places(clip: Any, phrases: list[str], prompts: dict[str, EncodedPrompt]) -> list[Places]:

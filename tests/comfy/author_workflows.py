@@ -17,6 +17,7 @@ from typing import Any
 from chain_builder import MODELS
 from edit_chain import our_chain
 from epsilon_workflows import EPSILON_DECODE_NOTE, TRAIN_EPSILON_NOTE, epsilon_decode, train_epsilon
+from flagship_workflow import MANY_TOOLS_NOTE, many_tools_one_latent
 from guidance_workflows import attention_mask, prompt_edit
 from instruct_workflows import instruct_chain, multi_mask_instruct
 from inversion_workflow import invert_and_reconstruct
@@ -112,6 +113,7 @@ carries all of them out in one sampling run, in about half the time of one run e
     "semantic_drift": SEMANTIC_DRIFT_NOTE,
     "rpiae": RPIAE_NOTE,
     "train_rpiae": TRAIN_RPIAE_NOTE,
+    "many_tools_one_latent": MANY_TOOLS_NOTE,
     "paint_and_merge": """## Paint, and go on from the latent
 
 *ReEdit Merge Pixels* finds what was painted and encodes only a window around it; every other cell stays as it is, bit for
@@ -159,6 +161,9 @@ WORKFLOWS = {
     "semantic_drift": saved("semantic_drift", semantic_drift, ("instruct", "vae", "dinov2")),
     "rpiae": saved("rpiae", rpiae, ("rpiae",)),
     "train_rpiae": saved("train_rpiae", train_rpiae, ("dinov2",)),
+    "many_tools_one_latent": saved(
+        "many_tools_one_latent", many_tools_one_latent, ("instruct", "repaint", "vae", "dinov2", "reed", "epsilon")
+    ),
     "paint_and_merge": saved("paint_and_merge", paint_and_merge, ("repaint", "vae")),
 }
 

@@ -36,6 +36,7 @@ SHOWN = {
     "semantic_drift": "heat map without a mask",
     "rpiae": "where it means something else",
     "train_rpiae": "samples: pivot",
+    "many_tools_one_latent": "ReEditTimeline",
 }
 # What is changed first, for a picture that shows something.
 CHANGES = {"train_epsilon": {"ReEditTrainEpsilonVAE.steps": "300", "ReEditTrainEpsilonVAE.perceptual": "0"}}

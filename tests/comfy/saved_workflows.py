@@ -87,15 +87,23 @@ def run_workflow(workflow: Path, server: LiveServer) -> dict[str, Any]:
     return server.outputs_of(last["data"]["prompt_id"])
 
 
-def run_shipped(name: str, server: LiveServer, texts: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+def run_shipped(
+    name: str, server: LiveServer, texts: Mapping[str, str] | None = None, unmuted: bool = False
+) -> dict[str, dict[str, Any]]:
     """Run a shipped workflow with the demo's models. What each node showed, by its title or, where it has none, its type.
 
-    texts: what to write into widgets first, {"node's title.widget": value}.
+    texts: what to write into widgets first, {"node's title.widget": value}. unmuted: run what is muted in the file too.
     """
     workflow = FOLDER / f"{name}.json"
     known = json.loads(workflow.read_text(encoding="utf-8"))
     wanted = {node["widgets_values"][0] for node in known["nodes"] if node["type"] in LOADERS}
     names = {entry["name"]: DEMO_MODELS[kind] for kind, entry in MODELS.items() if entry["name"] in wanted}
-    outputs = run_workflow(with_models(workflow, names, server, texts), server)
+    chosen = with_models(workflow, names, server, texts)
+    if unmuted:
+        changed = json.loads(chosen.read_text(encoding="utf-8"))
+        for node in changed["nodes"]:
+            node["mode"] = 0
+        chosen.write_text(json.dumps(changed), encoding="utf-8")
+    outputs = run_workflow(chosen, server)
     titles = {str(node["id"]): node.get("title") or node["type"] for node in known["nodes"]}
     return {titles[number]: shown for number, shown in outputs.items()}

@@ -17,6 +17,13 @@ from reedit.nodes import NODES
 from workflow_writer import WorkflowWriter
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = {
+    "CheckpointLoaderSimple": "checkpoints",
+    "ReEditLoadREEDVAE": "vae",
+    "ReEditLoadEpsilonVAE": "vae",
+    "ReEditLoadRPiAE": "vae",
+    "ReEditLoadDINOv2": "clip_vision",
+}
 FILES = sorted((ROOT / "workflows").glob("*.json"))
 
 
@@ -34,16 +41,19 @@ def test_the_file_is_what_author_workflows_writes(server, name):
 def test_a_workflow_has_what_a_user_needs_to_open_it(server, file):
     workflow = json.loads(file.read_text(encoding="utf-8"))
     known = server.get("/object_info").keys() | {"MarkdownNote"}
-    loaders = {"CheckpointLoaderSimple": "checkpoints", "ReEditLoadREEDVAE": "vae", "ReEditLoadEpsilonVAE": "vae"}
-    made_by_users = {entry["name"] for entry in MODELS.values() if "url" not in entry}
+    without_address = {entry["name"] for entry in MODELS.values() if "url" not in entry}
     for node in workflow["nodes"]:
         assert node["type"] in known
         if node["type"] != "MarkdownNote":
             assert node["properties"]["cnr_id"] and node["properties"]["ver"]
-        if node["type"] in loaders and node["widgets_values"][0] not in made_by_users:
+        if node["type"] in FOLDERS and node["widgets_values"][0] not in without_address:
             (model,) = node["properties"]["models"]
-            assert model["name"] == node["widgets_values"][0] and model["directory"] == loaders[node["type"]]
-            assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(model["name"])
+            assert model["name"] == node["widgets_values"][0] and model["directory"] == FOLDERS[node["type"]]
+            assert model["url"].startswith("https://huggingface.co/")
+            # In its repository a model of transformers is called like all others.
+            *_, repository, _, _, file_name = model["url"].split("/")
+            own = f"{repository}.safetensors" if file_name == "model.safetensors" else file_name
+            assert model["name"] == own
             assert model in workflow["models"]
     with Image.open(file.with_suffix(".jpg")) as thumbnail:
         assert thumbnail.format == "JPEG" and max(thumbnail.size) <= 1000

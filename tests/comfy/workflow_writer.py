@@ -26,6 +26,7 @@ class Node:
     position: tuple[float, float]
     size: tuple[float, float]
     properties: dict[str, Any] = field(default_factory=dict)
+    mode: int = 0  # LiteGraph's: 0 always, 2 never
 
     def out(self, slot: int = 0) -> Link:
         return Link(self.number, slot)
@@ -145,7 +146,7 @@ class WorkflowWriter:
             "size": list(node.size),
             "flags": {},
             "order": node.number - 1,
-            "mode": 0,
+            "mode": node.mode,
             "inputs": sockets,
             "outputs": [
                 {"name": name, "type": kind, "links": None, "slot_index": slot}
