@@ -6,6 +6,11 @@ WEB_DIRECTORY = "./web"
 
 
 class ReEditExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        from .nodes.renamed import register_renamed
+
+        await register_renamed()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from .nodes import NODES
 
