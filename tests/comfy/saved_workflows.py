@@ -27,8 +27,18 @@ LOADERS = {
 _QUIET = {"DO_NOT_TRACK": "1", "COMFY_NO_WATCH": "1"}
 
 
-def comfy(arguments: list[str | Path], scratch: Path) -> str:
-    """Run comfy-cli and return what it printed. RuntimeError with its words if it fails."""
+def comfy(arguments: list[str | Path], scratch: Path, folder: Path | None = None) -> str:
+    """Run comfy-cli, in a folder, and return what it printed. RuntimeError with its words if it fails."""
+    return _run(arguments, scratch, folder).stdout
+
+
+def comfy_warned(arguments: list[str | Path], scratch: Path, folder: Path | None = None) -> str:
+    """The same, and what it said beside."""
+    done = _run(arguments, scratch, folder)
+    return done.stdout + done.stderr
+
+
+def _run(arguments: list[str | Path], scratch: Path, folder: Path | None) -> subprocess.CompletedProcess[str]:
     home = scratch / "comfy_cli"
     home.mkdir(parents=True, exist_ok=True)
     program = Path(sys.executable).parent / ("comfy.exe" if os.name == "nt" else "comfy")
@@ -37,13 +47,14 @@ def comfy(arguments: list[str | Path], scratch: Path) -> str:
         capture_output=True,
         text=True,
         encoding="utf-8",
+        cwd=folder,
         env={**os.environ, **_QUIET, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "PYTHONIOENCODING": "utf-8"},
     )
     if done.returncode != 0:
         raise RuntimeError(
             f"comfy {' '.join(map(str, arguments[:2]))} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         )
-    return done.stdout
+    return done
 
 
 def with_models(
