@@ -102,7 +102,8 @@ def smallest_weights(config: KLConfig) -> dict[str, Tensor]:
     from ..models.autoencoders.kl_layout import to_ldm_layout
     from ..models.autoencoders.kl_network import build_autoencoder
 
-    return to_ldm_layout(build_autoencoder(config).state_dict())
+    autoencoder: Any = build_autoencoder(config)
+    return to_ldm_layout(autoencoder.state_dict())
 
 
 def check_side(pixels: Tensor, config: RPiAEConfig) -> None:

@@ -77,7 +77,7 @@ class StoredDINOv2:
         """How many times as wide as the tokens the MLPs are; of gated ones what they are called by."""
         return 4 if self.swiglu else self.tensors["encoder.layer.0.mlp.fc1.weight"].shape[0] // self.width
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """What `build_network` is told."""
         names = ("width", "layers", "heads", "registers", "mlp_ratio", "patch", "positions", "swiglu")
         return {name: getattr(self, name) for name in names}

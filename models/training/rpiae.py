@@ -7,7 +7,7 @@ Gong et al., "RPiAE: A Representation-Pivoted Autoencoder" (arXiv 2603.19206). L
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +185,7 @@ class RPiAELoss(nn.Module):
         if self._held:
             self._add_pivot(losses, distance, tokens, original, balanced)
         if adversarial and self.fool:
-            self._add_judgement(losses, distance, picture, original)
+            self._add_judgement(losses, self.fool, distance, picture, original)
         return losses
 
     def _tokens(self, original: Tensor) -> Tensor:
@@ -214,11 +214,18 @@ class RPiAELoss(nn.Module):
             weight = weight * balancing_weight(distance, drift, last_parameter(self.network.encoder), *PIVOT_BALANCE)
         losses |= {"pivot": drift.detach(), "pivot_weight": weight, "loss": losses["loss"] + weight * drift}
 
-    def _add_judgement(self, losses: dict[str, Tensor], distance: Tensor, picture: Tensor, original: Tensor) -> None:
+    def _add_judgement(
+        self,
+        losses: dict[str, Tensor],
+        fool: Callable[[Tensor, Tensor, Tensor], Tensor],
+        distance: Tensor,
+        picture: Tensor,
+        original: Tensor,
+    ) -> None:
         """The authors judge by a DINO's features and by a hinge; here it is the discriminator of our other training."""
         real, estimate = 2 * original - 1, 2 * picture - 1
         noised, time = torch.zeros_like(real), torch.zeros(len(real), device=real.device)  # it has nothing of that kind
-        fooling = self.fool(estimate, noised, time)
+        fooling = fool(estimate, noised, time)
         last = self.network.pixel_decoder.decoder_pred.weight
         weight = self.settings.adversarial * balancing_weight(distance, fooling, last, *JUDGE_BALANCE)
         losses |= {"adversarial": fooling.detach(), "loss": losses["loss"] + weight * fooling}
