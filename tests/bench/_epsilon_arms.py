@@ -55,14 +55,18 @@ FILES = sorted(
 
 
 def file_of(name: str, weights: Path) -> Path:
-    """A decoder's file, restored where it is kept as what it differs by from another."""
+    """A decoder's file, restored where it is kept in 8 bits: as it is, or as what it differs by from another."""
+    if name in (TWICE.base, TWICE.deterministic, TWICE.epsilon):
+        return restored(weights / name, None)
     return restored(weights / name, weights / DEMO.epsilon) if name == REED_EPSILON else weights / name
 
 
 @cache
 def kl_network(base: str, decoder: str, weights: Path) -> KLNetwork:
     """The encoder of one file with the decoder of another."""
-    tensors = read_autoencoder(weights / base).in_ldm_layout() | read_autoencoder(weights / decoder).in_ldm_layout()
+    files = (file_of(base, weights), file_of(decoder, weights))
+    first, second = (read_autoencoder(file).in_ldm_layout() for file in files)
+    tensors = first | second
     return KLNetwork(tensors).eval().requires_grad_(False)
 
 

@@ -1,6 +1,7 @@
-"""Decoders that were trained on from another one, kept as the difference in 8 bits: half a file in float16.
+"""Weights kept in 8 bits a number, channel by channel: half a file in float16. For what is only measured, never shipped.
 
-The difference is small against the weights, so an eighth bit of it is about the last of theirs.
+Decoders that were trained on from another one are kept as the difference, which is small against the weights: an eighth bit
+of it is about the last of theirs.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
-def write_difference(trained: Path, base: Path, path: Path) -> None:
-    """What the tensors in the file `trained` differ by from those of the same names in `base`, with its metadata."""
+def write_difference(trained: Path, base: Path | None, path: Path) -> None:
+    """What the tensors in the file `trained` differ by from those of the same names in `base`, with its metadata.
+
+    None: from 0, the tensors themselves.
+    """
     tensors, metadata = _read(trained)
-    start, kept = load_file(base), {}
+    start, kept = load_file(base) if base else {}, {}
     for name, tensor in tensors.items():
-        difference = tensor.float() - start[name].float()
+        difference = tensor.float() - start[name].float() if base else tensor.float()
         # A scale for each output channel, of which a one-dimensional tensor's numbers are one each.
         scale = difference.flatten(1).abs().amax(1) if difference.dim() > 1 else difference.abs().max()
         scale = scale.view(-1, *[1] * (difference.dim() - 1)).clamp(min=torch.finfo(torch.float32).tiny) / MOST
@@ -37,17 +41,16 @@ def write_difference(trained: Path, base: Path, path: Path) -> None:
     save_file(kept, path, metadata)
 
 
-def restored(path: Path, base: Path) -> Path:
-    """The file that `write_difference` was given, up to the rounding, in the precision of `base`. It is made once."""
+def restored(path: Path, base: Path | None) -> Path:
+    """The file that `write_difference` was given, up to the rounding, in the precision of `base` or float16. Made once."""
     target = RESTORED_FOLDER / path.name
     if target.exists() and target.stat().st_mtime >= path.stat().st_mtime:
         return target
     kept, metadata = _read(path)
-    start = load_file(base)
-    tensors = {
-        name: (start[name].float() + kept[name].float() * scale).to(start[name].dtype)
-        for name, scale in ((name.removesuffix(SCALE), kept[name]) for name in kept if name.endswith(SCALE))
-    }
+    start, tensors = load_file(base) if base else {}, {}
+    for name in (name.removesuffix(SCALE) for name in kept if name.endswith(SCALE)):
+        value = kept[name].float() * kept[name + SCALE]
+        tensors[name] = (start[name].float() + value).to(start[name].dtype) if base else value.half()
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".part")
     save_file(tensors, unfinished, metadata)

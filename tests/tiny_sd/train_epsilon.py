@@ -63,7 +63,7 @@ SHARED = EpsilonSettings(
 class Arm:
     """One decoder: over which autoencoder, of which size (an eps-VAE's), and its file in weights/.
 
-    whole: the file holds the autoencoder's encoder too.
+    whole: the file holds the autoencoder's encoder too. small: it is kept in 8 bits, since only the benchmark reads it.
     """
 
     base: Path
@@ -71,6 +71,7 @@ class Arm:
     settings: EpsilonSettings
     deterministic: bool = False
     whole: bool = False
+    small: bool = False
 
     @property
     def log(self) -> Path:
@@ -81,10 +82,12 @@ LONGER = replace(SHARED, steps=6000, adversarial_start=3000)  # the latent tells
 RATIO_4, RATIO_8 = file_of(DEMO_AUTOENCODER), file_of(AUTOENCODER_RATIO_8)
 ARMS = {
     "epsilon": Arm(RATIO_4, "tiny_sd_epsilon_decoder.safetensors", replace(SHARED, size="tiny")),
-    "epsilon_ratio_8": Arm(RATIO_8, "epsilon/epsilon_ratio_8.safetensors", replace(LONGER, size="tiny, 4 levels")),
+    "epsilon_ratio_8": Arm(
+        RATIO_8, "epsilon/epsilon_ratio_8.safetensors", replace(LONGER, size="tiny, 4 levels"), small=True
+    ),
     "deterministic": Arm(RATIO_4, "epsilon/deterministic_ratio_4.safetensors", SHARED, deterministic=True),
     "deterministic_ratio_8": Arm(
-        RATIO_8, "epsilon/autoencoder_ratio_8.safetensors", LONGER, deterministic=True, whole=True
+        RATIO_8, "epsilon/autoencoder_ratio_8.safetensors", LONGER, deterministic=True, whole=True, small=True
     ),
 }
 # The demo's eps-VAE decoder, trained on by REED's first-step loss through one step from one noise.
@@ -99,8 +102,9 @@ def report(progress: Progress) -> None:
 
 def train_arm(name: str) -> None:
     arm = ARMS[name]
-    output, run = WEIGHTS_FOLDER / arm.output, RUNS_FOLDER / name
-    output.parent.mkdir(exist_ok=True)
+    kept, run = WEIGHTS_FOLDER / arm.output, RUNS_FOLDER / name
+    kept.parent.mkdir(exist_ok=True)
+    output = run.with_suffix(".safetensors") if arm.small else kept
     if arm.deterministic:
         stored, network = load_base(arm.base)
         folder = open_pictures(PICTURES, arm.settings)
@@ -112,6 +116,8 @@ def train_arm(name: str) -> None:
         (trained if arm.whole else trained.decoder_only()).save(output, metadata)
     else:
         train_epsilon(arm.base, PICTURES, output, arm.settings, run, report, cpu=True)
+    if arm.small:
+        write_difference(output, None, kept)
     shutil.copyfile(run / "log.jsonl", arm.log)
 
 

@@ -28,9 +28,10 @@ from .train_vision_encoder import CONFIG, FILE
 from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, chosen_names
 
 # LPIPS's weights cannot be had here; a discriminator learns little at 64 px (see train_epsilon.py). So the picture's loss is
-# its absolute difference. The noise is less than the authors' 0.8: 96 numbers to 192 of a patch have little to spare.
+# its absolute difference. Noise and pivot are less than the authors' 0.8 and 0.75: at 0.75 the encoder stays where it was and
+# 0.3 dB are gained in 2,000 steps, at 0.1 it is 2.2.
 SHARED = RPiAESettings(
-    steps=2000,
+    steps=4000,
     batch=16,
     crop=64,
     precision="bfloat16",
@@ -40,6 +41,7 @@ SHARED = RPiAESettings(
     noise=0.3,
     perceptual=0.0,
     adversarial=0.0,
+    pivot=0.1,
     pivot_constant=200,
     patches=CONFIG.cells,
     channels=CONFIG.channels,
@@ -64,7 +66,7 @@ class Run:
 
 RUNS = {
     PIVOT: Run(None, SHARED),
-    FREE: Run(None, replace(SHARED, pivot=0.0)),
+    FREE: Run(None, replace(SHARED, pivot=0.0, steps=2000)),  # by when it has forgotten what it knew
     FROZEN: Run(None, replace(SHARED, pivot=0.0)),
     BRIDGE: Run(PIVOT, replace(SHARED, stage=BRIDGE, steps=1500)),
     DECODER: Run(BRIDGE, replace(SHARED, stage=DECODER, steps=1500)),
