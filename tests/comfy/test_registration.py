@@ -59,7 +59,9 @@ def described(node: dict) -> dict:
         for name, (kind, *rest) in node["input"].get(group, {}).items():
             options = rest[0] if rest else {}
             # The files in a folder differ from machine to machine.
-            choices = options.get("options") if name not in ("vae_name", "decoder_name", "model_name", "session") else None
+            choices = (
+                options.get("options") if name not in ("vae_name", "decoder_name", "model_name", "session") else None
+            )
             inputs.append([group, name, kind, options.get("default"), choices])
     return {"inputs": inputs, "outputs": list(map(list, zip(node["output"], node["output_name"], strict=True)))}
 
