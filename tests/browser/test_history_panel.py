@@ -188,12 +188,14 @@ def test_a_thumbnail_that_is_gone_leaves_the_rest(frontend, tab, long, server):
     row.scroll_into_view_if_needed()
     expect(row.locator("img")).to_have_class("reedit-gone")
     row.hover()
+    before = row.bounding_box()
     expect(tab.panel.locator(".reedit-missing")).to_contain_text("The picture is gone")
+    assert row.bounding_box() == before  # nothing moves under the pointer
 
 
 def test_where_no_checkout_is_the_panel_adds_one(tab, long):
     tab.row(MANY // 2).click()
-    assert "No ReEdit Checkout" in tab.status()
+    expect(tab.panel.get_by_role("status")).to_contain_text("No ReEdit Checkout")
     tab.panel.get_by_role("button", name="Add ReEdit Checkout").click()
     added = "() => window.app.graph.nodes.find((node) => node.type === 'ReEditCheckout')"
     assert tab.page.evaluate(f"({added})().widgets[0].value") == str(MANY // 2)

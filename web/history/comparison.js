@@ -11,10 +11,11 @@ export class Comparison {
     this.slider = element("input", { type: "range", min: 0, max: 100, step: 1, oninput: () => this.draw() })
     this.names = [element("span", { class: "reedit-left" }), element("span", { class: "reedit-right" })]
     const line = element("div", { class: "reedit-line", "aria-hidden": "true" }, [element("div", { class: "reedit-handle" })])
-    this.frame = element("div", { class: "reedit-frame" }, [this.before, this.after, line, ...this.names, this.slider])
     this.missing = element("div", { class: "reedit-missing" })
-    this.note = element("div", { class: "reedit-note" })
-    this.element = element("div", { class: "reedit-comparison" }, [this.frame, this.missing, this.note])
+    this.note = element("div", { class: "reedit-note", text: "rough colours, until decoded" })
+    // All within the frame: were the comparison to change its height, the row under the pointer would be another.
+    const parts = [this.before, this.after, line, ...this.names, this.note, this.missing, this.slider]
+    this.element = this.frame = element("div", { class: "reedit-frame" }, parts)
     this.frame.addEventListener("pointermove", (event) => this.follow(event))
     for (const image of [this.before, this.after]) {
       image.addEventListener("load", () => this.fit(image))
@@ -29,7 +30,6 @@ export class Comparison {
     const both = Boolean(before.picture && after.picture) && before.step !== after.step
     const one = after.picture ?? before.picture
     this.frame.classList.toggle("reedit-single", !both)
-    this.frame.hidden = !one
     this.set(this.before, before.picture ?? one)
     this.set(this.after, after.picture ?? one)
     this.names[0].textContent = both ? nameOf(before.step) : ""
@@ -38,9 +38,7 @@ export class Comparison {
     this.slider.setAttribute("aria-label", `Compare ${nameOf(before.step)} with ${nameOf(after.step)}`)
     this.missing.hidden = Boolean(one)
     this.missing.textContent = "No picture of this step yet. ReEdit Decode or ReEdit Timeline makes one."
-    const rough = Boolean(one) && (after.rough || (both && before.rough))
-    this.note.hidden = !rough
-    this.note.textContent = "Rough colours, until ReEdit Decode or ReEdit Timeline decodes these steps."
+    this.note.hidden = !(one && (after.rough || (both && before.rough)))
     this.draw()
   }
 
@@ -56,7 +54,8 @@ export class Comparison {
   lose(image) {
     image.hidden = true
     if (!this.before.hidden || !this.after.hidden) return
-    this.frame.hidden = true
+    this.frame.classList.add("reedit-single")
+    this.note.hidden = true
     this.missing.hidden = false
     this.missing.textContent = "The picture is gone: the host has cleared its temporary files. Run the graph again."
   }
