@@ -21,7 +21,7 @@ from ..autoencoders.epsilon_layout import SIZES, EpsilonConfig, config_of_size
 from .discriminator import NORM_GROUPS, AdversaryLoss
 from .distance import PictureDistance
 from .fresh_weights import seeded
-from .judged_task import JudgedTask, build_adversary
+from .judged_task import JudgedTask, build_adversary, check_discriminator
 from .pictures import PictureFolder
 from .settings import TrainingSettings, setting
 
@@ -90,10 +90,7 @@ class EpsilonSettings(TrainingSettings):
 
     def check(self) -> None:
         super().check()
-        if self.discriminator_width % NORM_GROUPS:
-            raise ValueError(
-                f"discriminator_width is {self.discriminator_width}, and must be a multiple of {NORM_GROUPS}."
-            )
+        check_discriminator(self)
         if self.latent_shift and not self.latent_scale:
             raise ValueError(
                 f"latent_shift is {self.latent_shift}, and latent_scale is 0, which measures both. Set latent_scale too."

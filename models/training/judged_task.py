@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .discriminator import AdversaryLoss, Discriminator
+from .discriminator import NORM_GROUPS, AdversaryLoss, Discriminator
 from .fresh_weights import seeded
 
 
@@ -36,6 +36,14 @@ class JudgedTask:
     def judges(self, step: int) -> bool:
         """Whether the discriminator judges at this step, and learns."""
         return self.adversary is not None and step >= self.settings.adversarial_start
+
+
+def check_discriminator(settings: Any) -> None:
+    """Raise ValueError where no discriminator can be built. settings: with discriminator_width."""
+    if settings.discriminator_width % NORM_GROUPS:
+        raise ValueError(
+            f"discriminator_width is {settings.discriminator_width}, and must be a multiple of {NORM_GROUPS}."
+        )
 
 
 def build_adversary(settings: Any) -> AdversaryLoss:

@@ -20,7 +20,7 @@ from ..autoencoders.rpiae_layout import RPiAEConfig
 from .balance import balancing_weight, pivot_distance
 from .discriminator import NORM_GROUPS, AdversaryLoss
 from .distance import PictureDistance
-from .judged_task import JudgedTask, build_adversary
+from .judged_task import JudgedTask, build_adversary, check_discriminator
 from .settings import TrainingSettings, setting
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and the node that shows these settings does not need it
@@ -110,10 +110,7 @@ class RPiAESettings(TrainingSettings):
 
     def check(self) -> None:
         super().check()
-        if self.discriminator_width % NORM_GROUPS:
-            raise ValueError(
-                f"discriminator_width is {self.discriminator_width}, and must be a multiple of {NORM_GROUPS}."
-            )
+        check_discriminator(self)
 
     @property
     def judged(self) -> bool:
