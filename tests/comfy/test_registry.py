@@ -47,7 +47,7 @@ def packed(tmp_path_factory) -> Path:
 
 def test_the_archive_holds_what_users_need_and_nothing_else(packed):
     tops = {path.name for path in packed.iterdir()}
-    code = {"__init__.py", "nodes", "models", "web", "workflows", "locales"}
+    code = {"__init__.py", "nodes", "models", "web", "workflows", "subgraphs", "locales"}
     assert tops == code | {"LICENSE", "README.md", "pyproject.toml", "requirements.txt"}
     for name in code:
         tracked = {path.relative_to(ROOT) for path in sorted((ROOT / name).rglob("*")) if path.is_file()}
