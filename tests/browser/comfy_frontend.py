@@ -112,7 +112,9 @@ def open_browser() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_program(), args=ARGUMENTS, timeout=PATIENCE)
         try:
-            page = browser.new_context(viewport=WINDOW, locale="en-US").new_page()
+            context = browser.new_context(viewport=WINDOW, locale="en-US")
+            context.grant_permissions(["clipboard-read", "clipboard-write"])  # to see what the page copies
+            page = context.new_page()
             page.set_default_timeout(PATIENCE)
             yield page
         finally:
@@ -179,6 +181,25 @@ class ComfyFrontend:
         """Drop a file on the page, and wait until that many nodes stand in the graph."""
         self.page.evaluate(_DROP, [file.name, list(file.read_bytes())])
         self.page.wait_for_function("count => window.app.graph.nodes.length === count", arg=nodes)
+
+    def missing_models(self) -> dict[str, tuple[str, str]]:
+        """Open the list of the graph's missing models, and leave it open: {name: (address that it copies, its folder)}."""
+        self.page.get_by_test_id("error-overlay-see-errors").click()
+        rows = self.page.get_by_test_id("missing-model-importable-rows").get_by_role("button", name="Copy URL")
+        rows.first.wait_for()
+        found = {}
+        for button in rows.all():
+            button.click()
+            # The button, beside the name, above the folder.
+            name, folder = button.locator("xpath=../..").inner_text().split()
+            found[name] = (self.page.evaluate("navigator.clipboard.readText()"), folder)
+        return found
+
+    def address_of_download(self, name: str) -> str:
+        """Press Download at a model of the open list. The address that the browser then asks for, which nobody answers."""
+        with self.page.context.expect_event("request", lambda request: request.url.endswith(name)) as asked:
+            self.page.get_by_role("button", name=f"Download {name}").click()
+        return asked.value.url
 
     def read_errors(self) -> dict[str, str]:
         """Open the list of what the page finds wrong with the graph, return its text for each heading, and close it."""

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from chain_builder import DEMO_MODELS, MODELS
 from comfy_frontend import ComfyFrontend
 from playwright.sync_api import Locator
-
-ROOT = Path(__file__).parents[2]
-PACK = "ComfyUI-ReEdit"  # the folder's name, which the template browser and the addresses show
-MODEL_WIDGETS = {"CheckpointLoaderSimple": "ckpt_name", "ReEditLoadREEDVAE": "vae_name"}
 
 _BUILD = """(nodes) => {
   window.app.clean()
@@ -52,19 +45,6 @@ _CONTRAST = """(element) => {
     .map((colour) => light(pixel(colour)))
   return (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05)
 }"""
-
-
-def load_with_demo_models(frontend: ComfyFrontend, template: str) -> list[dict[str, Any]]:
-    """Open one of our templates, choose the demo's models in it, and return its nodes."""
-    nodes = json.loads((ROOT / "workflows" / f"{template}.json").read_text(encoding="utf-8"))["nodes"]
-    demo_names = {entry["name"]: DEMO_MODELS[kind] for kind, entry in MODELS.items()}
-    frontend.open_templates(PACK)
-    frontend.load_template(template, len(nodes))
-    for node in nodes:
-        widget = MODEL_WIDGETS.get(node["type"])
-        if widget:
-            frontend.choose(node["id"], widget, demo_names[node["widgets_values"][0]])
-    return nodes
 
 
 def build_graph(frontend: ComfyFrontend, nodes: list[dict[str, Any]]) -> dict[str, int]:

@@ -7,11 +7,13 @@ import shutil
 import pytest
 import torch
 from chain_builder import DEMO_MODELS
-from history_tab import PACK, HistoryTab, build_graph, load_with_demo_models
+from history_tab import HistoryTab, build_graph
+from installation import PACK
 from playwright.sync_api import expect
 from reedit.models.session.record import EditRecord, with_record
 from reedit.models.session.storage import SUFFIX, save_session
 from session_workflows import CROSS, PURPLE, YELLOW
+from templates import load_with_demo_models
 
 RUN_SECONDS = 300
 MANY = 200

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import requests
-from chain_builder import DEMO_MODELS, MODELS
+from chain_builder import MODELS
 from edit_chain import edits
+from installation import PACK
+from templates import choose_demo_models, saved
 from tiny_sd.world import SIZE
 
 ROOT = Path(__file__).parents[2]
-PACK = "ComfyUI-ReEdit"  # the folder's name, which the template browser and the addresses show
 WORKFLOW = ROOT / "workflows" / "mixed_edit_chain.json"
-SAVED = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-MODEL_WIDGETS = {"CheckpointLoaderSimple": "ckpt_name", "ReEditLoadREEDVAE": "vae_name"}
+SAVED = saved(WORKFLOW.stem)
 RUN_SECONDS = 600
 
 
@@ -41,11 +40,7 @@ def loaded(frontend, templates):
 @pytest.fixture(scope="module")
 def ran(frontend, loaded):
     """The workflow after a run with the demo's models."""
-    demo_names = {entry["name"]: DEMO_MODELS[kind] for kind, entry in MODELS.items()}
-    for node in SAVED["nodes"]:
-        widget = MODEL_WIDGETS.get(node["type"])
-        if widget:
-            frontend.choose(node["id"], widget, demo_names[node["widgets_values"][0]])
+    choose_demo_models(frontend, SAVED["nodes"])
     frontend.run(RUN_SECONDS)
     frontend.zoom_to(frontend.group_bounds("what came of it"))
 

@@ -104,7 +104,7 @@ def rpiae(models: dict[str, str], described: Described = None) -> WorkflowWriter
     white = add("SolidMask", (280, 170), (280, 110), "", value=1.0, width=20, height=20).out()
     on_canvas = {"destination": canvas, "source": white, "x": 36, "y": 8, "operation": "add"}
     mask = add("MaskComposite", (280, 340), (280, 130), "where to paint", **on_canvas).out()
-    colour = add("EmptyImage", (600, 0), (280, 130), "the paint", **size, batch_size=1, color=0xD0301F).out()
+    colour = add("EmptyImage", (600, 0), (280, 130), "the paint", **size, batch_size=1, color=0x8030C0).out()
     over = {"destination": decoded, "source": colour, "x": 0, "y": 0, "resize_source": True, "mask": mask}
     painted = add("ImageCompositeMasked", (600, 190), (280, 150), "", **over).out()
     pictures = {"source": decoded, "edited": painted, "encoder": vae, "mask": mask}
@@ -116,6 +116,7 @@ def rpiae(models: dict[str, str], described: Described = None) -> WorkflowWriter
     return writer
 
 
+HEIGHT = 1470  # of the groups of train_rpiae
 # Each stage takes seconds on one processor. The sizes are those of the demo's vision model too.
 TRIAL = {
     "steps": 8,
@@ -137,18 +138,18 @@ def train_rpiae(models: dict[str, str], described: Described = None) -> Workflow
     """
     writer = WorkflowWriter()
     add = writer.add
-    writer.group("the vision model, and a picture to test it on", (-1000, -70, 460, 1180), "#888")
+    writer.group("the vision model, and a picture to test it on", (-1000, -70, 460, HEIGHT), "#888")
     base = add_dinov2(writer, models, described, (-980, 0))
     picture = add("LoadImage", (-980, 190), (420, 480), "the picture to test", image=PICTURE).out()
     for column, stage in enumerate(("pivot", "bridge", "decoder")):
         x = -520 + column * 560
-        writer.group(f"{column + 1}. {stage}", (x, -70, 520, 1180), "#3f789e")
-        training = add("ReEditTrainRPiAE", (x + 20, 0), (480, 720), stage, base=base, pictures=PICTURES)
+        writer.group(f"{column + 1}. {stage}", (x, -70, 520, HEIGHT), "#3f789e")
+        training = add("ReEditTrainRPiAE", (x + 20, 0), (480, 920), stage, base=base, pictures=PICTURES)
         training.inputs |= {"name": f"rpiae_{stage}", **TRIAL, "stage": stage}
-        add("PreviewImage", (x + 20, 780), (480, 200), f"samples: {stage}", images=training.out(1))
-        add("PreviewAny", (x + 20, 1010), (480, 80), f"log: {stage}", source=training.out(2))
+        add("PreviewImage", (x + 20, 980), (480, 200), f"samples: {stage}", images=training.out(1))
+        add("PreviewAny", (x + 20, 1240), (480, 130), f"log: {stage}", source=training.out(2))
         base = training.out(0)
-    writer.group("a picture through it", (1180, -70, 520, 1180), "#a55")
+    writer.group("a picture through it", (1180, -70, 520, HEIGHT), "#a55")
     latent = add("ReEditEncode", (1200, 0), (480, 120), "", pixels=picture, vae=base, fit="crop").out()
     decoded = add("ReEditDecode", (1200, 180), (480, 100), "", samples=latent, vae=base).out()
     add("SaveImage", (1200, 340), (480, 640), "through it", images=decoded, filename_prefix="reedit/train_rpiae")

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from installation import copy_checkout
 from saved_workflows import comfy, comfy_warned
 
 ROOT = Path(__file__).parents[2]
@@ -31,11 +32,7 @@ print(len(asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())))
 def packed(tmp_path_factory) -> Path:
     """The archive, unpacked."""
     folder = tmp_path_factory.mktemp("registry") / "checkout"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
-    for name in tracked.decode().split("\0"):
-        if name and (ROOT / name).is_file() and not name.startswith("tests/tiny_sd/weights/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_checkout(folder, leave_out="tests/tiny_sd/weights/")
     # It ends well whatever it finds, so its words count.
     assert PASSED in comfy_warned(["node", "validate"], folder.parent, folder)
     comfy(["node", "pack"], folder.parent, folder)
