@@ -35,7 +35,7 @@ SHOWN = {
     "train_epsilon": "pictures it was not trained on",
     "semantic_drift": "heat map without a mask",
     "rpiae": "where it means something else",
-    "train_rpiae": "samples: pivot",
+    "train_rpiae": "pivot",
     "many_tools_one_latent": "ReEditTimeline",
 }
 # What is changed first, for a picture that shows something.

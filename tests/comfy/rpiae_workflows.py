@@ -116,7 +116,7 @@ def rpiae(models: dict[str, str], described: Described = None) -> WorkflowWriter
     return writer
 
 
-HEIGHT = 1470  # of the groups of train_rpiae
+HEIGHT = 1430  # of the groups of train_rpiae
 # Each stage takes seconds on one processor. The sizes are those of the demo's vision model too.
 TRIAL = {
     "steps": 8,
@@ -144,10 +144,9 @@ def train_rpiae(models: dict[str, str], described: Described = None) -> Workflow
     for column, stage in enumerate(("pivot", "bridge", "decoder")):
         x = -520 + column * 560
         writer.group(f"{column + 1}. {stage}", (x, -70, 520, HEIGHT), "#3f789e")
-        training = add("ReEditTrainRPiAE", (x + 20, 0), (480, 920), stage, base=base, pictures=PICTURES)
+        training = add("ReEditTrainRPiAE", (x + 20, 0), (480, 1140), stage, base=base, pictures=PICTURES)
         training.inputs |= {"name": f"rpiae_{stage}", **TRIAL, "stage": stage}
-        add("PreviewImage", (x + 20, 980), (480, 200), f"samples: {stage}", images=training.out(1))
-        add("PreviewAny", (x + 20, 1240), (480, 130), f"log: {stage}", source=training.out(2))
+        add("PreviewAny", (x + 20, 1200), (480, 130), f"log: {stage}", source=training.out(2))
         base = training.out(0)
     writer.group("a picture through it", (1180, -70, 520, HEIGHT), "#a55")
     latent = add("ReEditEncode", (1200, 0), (480, 120), "", pixels=picture, vae=base, fit="crop").out()
