@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what identifies the tensors in them."""
+"""Files that are there whole or not at all, the tensors in them, and what identifies those."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 LEFT_OVER_SECONDS = 3600  # after which a file that was begun and never renamed is nobody's any more
@@ -22,6 +25,22 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         hashed.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, to read of it what is wanted. Raises ValueError that names the file where it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} is not a readable safetensors file ({error}). Is the download whole?") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, by name, and its metadata. Raises ValueError as `opened` does."""
+    with opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def write_beside(path: Path, data: bytes) -> None:

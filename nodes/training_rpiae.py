@@ -35,6 +35,7 @@ SHOWN = (
 
 def base_of(base: Any) -> StoredDINOv2 | StoredRPiAE:
     """What a training starts from, as it is in its file. Raises ValueError for anything else."""
+    # What is loaded will not do: it has been rounded to the precision that the host computes in.
     if isinstance(base, RPiAEVAE):
         return read_rpiae(base.path)
     if isinstance(base, DINOv2Vision):

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import write_beside
+from ..files import read_tensors, write_beside
 from .kl_layout import describe_faults, find_faults
 
 # Of the pictures that it sees, in 0..1: ImageNet's.
@@ -90,19 +89,18 @@ class StoredDINOv2:
 
 def read_dinov2(path: Path) -> StoredDINOv2:
     """The DINOv2 in a safetensors file. Raises ValueError that names the file and what is wrong with it."""
+    return dinov2_of(path.name, *read_tensors(path))
+
+
+def dinov2_of(file: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> StoredDINOv2:
+    """The DINOv2 in what was read from a file of this name. Raises ValueError that names it and what is wrong with it."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            heads = (file.metadata() or {}).get(HEADS)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read ({error}). Is the download whole?") from error
-    try:
-        return _stored(tensors, heads)
+        return _stored(tensors, metadata.get(HEADS))
     except ValueError as error:
-        raise ValueError(f"{path.name} cannot be used as a DINOv2: {error}") from error
+        raise ValueError(f"{file} cannot be used as a DINOv2: {error}") from error
 
 
-def _stored(tensors: dict[str, Tensor], heads: str | None) -> StoredDINOv2:
+def _stored(tensors: Mapping[str, Tensor], heads: str | None) -> StoredDINOv2:
     prefix = next((one for one in PREFIXES if f"{one}embeddings.cls_token" in tensors), None)
     needed = [f"{prefix}embeddings.{name}" for name in ("position_embeddings", "patch_embeddings.projection.weight")]
     if prefix is None or any(name not in tensors for name in needed):

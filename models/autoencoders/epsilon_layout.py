@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import write_beside
+from ..files import opened, write_beside
 
 KIND = "epsilon decoder"  # what a file's metadata says it is
 METADATA = "reedit"
@@ -120,18 +119,16 @@ class StoredEpsilonDecoder:
 
 def read_epsilon_decoder(path: Path) -> StoredEpsilonDecoder:
     """The decoder in a safetensors file. Raises ValueError that names the file and what is wrong with it."""
-    try:
-        with safe_open(path, framework="pt") as file:
+    with opened(path) as file:
+        try:
             metadata = file.metadata() or {}
             said = json.loads(metadata.pop(METADATA, "{}"))
             if not isinstance(said, dict) or said.pop("kind", None) != KIND:
                 raise ValueError("it holds no eps-VAE decoder. Choose a file that ReEdit Train eps-VAE wrote.")
             config = _read_config(said.pop("config", None))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} is not a readable safetensors file ({error}). Is the download whole?") from error
-    except ValueError as error:
-        raise ValueError(f"{path.name} cannot be used as an eps-VAE decoder: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path.name} cannot be used as an eps-VAE decoder: {error}") from error
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     metadata.pop("format", None)
     return StoredEpsilonDecoder(config, tensors, said, metadata)
 

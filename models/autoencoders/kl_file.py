@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import fingerprint, write_beside
+from ..files import fingerprint, opened, write_beside
 from .kl_layout import DECODER_PARTS, PREFIXES, ldm_names, to_ldm_layout
 
 
@@ -69,15 +68,13 @@ def read_autoencoder(path: Path) -> StoredAutoencoder:
 
     Raises ValueError that names the file and what is wrong with it.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
+    with opened(path) as file:
+        try:
             names = ldm_names(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} is not a readable safetensors file ({error}). Is the download whole?") from error
-    except ValueError as error:
-        raise ValueError(f"{path.name} cannot be used as a VAE: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path.name} cannot be used as a VAE: {error}") from error
+        tensors = {name: file.get_tensor(name) for name in names}
+        metadata = file.metadata() or {}
     return StoredAutoencoder(
         {
             next(name.removeprefix(p) for p in PREFIXES if name.startswith(p)): tensor

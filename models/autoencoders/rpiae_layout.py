@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import write_beside
+from ..files import read_tensors, write_beside
 from .kl_layout import describe_faults, find_faults
 
 KIND = "RPiAE"  # what a file's metadata says it is
@@ -205,38 +204,40 @@ def read_rpiae(path: Path) -> StoredRPiAE:
     Raises ValueError that names the file and what is wrong with it: code inside (none of it is run), tensors that are missing
     or that no RPiAE has, shapes that are not the sizes', NaN.
     """
+    if path.suffix.lower() in PICKLES:
+        return rpiae_of(path.name, _read_pickle(path), {})
+    return rpiae_of(path.name, *read_tensors(path))
+
+
+def rpiae_of(file: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> StoredRPiAE:
+    """The RPiAE in what was read from a file of this name. Raises ValueError as `read_rpiae` does."""
     try:
-        tensors, about = _read_pickle(path) if path.suffix.lower() in PICKLES else _read_safetensors(path)
+        about = json.loads(metadata.get(METADATA, "{}"))
+        if not isinstance(about, dict) or about.pop("kind", KIND) != KIND:
+            raise ValueError("its metadata says that it holds something else.")
         config = _config_of(about.pop("config", None))
         _check(tensors, config)
-    except (SafetensorError, OSError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path.name} cannot be read ({error}). Is the download whole?") from error
-    except ValueError as error:
-        raise ValueError(f"{path.name} cannot be used as an RPiAE: {error}") from error
+    except (ValueError, RuntimeError) as error:  # torch says of no 8-bit floating-point number whether it is finite
+        raise ValueError(f"{file} cannot be used as an RPiAE: {error}") from error
     return StoredRPiAE(config, tensors, about)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with safe_open(path, framework="pt") as file:
-        said = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if not isinstance(said, dict) or said.pop("kind", KIND) != KIND:
-        raise ValueError("its metadata says that it holds something else.")
-    return tensors, said
-
-
-def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            "it is a pickle that holds more than tensors, which could be code. None of it was run. Use a file from a source "
-            "that you trust, as safetensors."
+            f"{path.name} cannot be used as an RPiAE: it is a pickle that holds more than tensors, which could be code. None "
+            "of it was run. Use a file from a source that you trust, as safetensors."
         ) from error
+    except (OSError, EOFError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path.name} cannot be read ({error}). Is the download whole?") from error
     tensors = loaded.get(AVERAGED, loaded) if isinstance(loaded, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ValueError(f"it is no dictionary of tensors, and holds none under {AVERAGED!r}.")
-    return tensors, {}
+        raise ValueError(
+            f"{path.name} cannot be used as an RPiAE: it is no dictionary of tensors, and holds none under {AVERAGED!r}."
+        )
+    return tensors
 
 
 def _config_of(said: Any) -> RPiAEConfig:

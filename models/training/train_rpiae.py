@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError, safe_open
 
-from ..autoencoders.dinov2 import StoredDINOv2, load_dinov2, read_dinov2
+from ..autoencoders.dinov2 import StoredDINOv2, dinov2_of, load_dinov2
 from ..autoencoders.rpiae import RPiAE, load_rpiae
-from ..autoencoders.rpiae_layout import KIND, PICKLES, PIXEL_DECODER, StoredRPiAE, read_rpiae
-from ..files import fingerprint
+from ..autoencoders.rpiae_layout import KIND, PICKLES, PIXEL_DECODER, StoredRPiAE, read_rpiae, rpiae_of
+from ..files import fingerprint, read_tensors
 from .fresh_weights import seeded
 from .loop import Progress, train
 from .rpiae import PIVOT, RPiAESettings, RPiAETask, plan_from_dinov2
@@ -77,12 +76,9 @@ def read_base(path: Path) -> Base:
     """The RPiAE or the DINOv2 in a file. Raises ValueError that names the file where it is neither."""
     if path.suffix.lower() in PICKLES:
         return read_rpiae(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            whole = any(name.startswith(PIXEL_DECODER) for name in file.keys())  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read ({error}). Is the download whole?") from error
-    return read_rpiae(path) if whole else read_dinov2(path)
+    tensors, metadata = read_tensors(path)
+    whole = any(name.startswith(PIXEL_DECODER) for name in tensors)
+    return rpiae_of(path.name, tensors, metadata) if whole else dinov2_of(path.name, tensors, metadata)
 
 
 def start_network(stored: Base, settings: RPiAESettings) -> RPiAE:

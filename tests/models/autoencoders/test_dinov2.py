@@ -110,5 +110,5 @@ def test_files_that_are_no_dinov2_are_refused_with_the_reason(tmp_path):
     assert "DINOv3" in refusal({name: value for name, value in good.items() if ".mlp." not in name})
     assert "7" in refusal(good, {HEADS: "7"})
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"dino\.safetensors cannot be read"):
+    with pytest.raises(ValueError, match=r"dino\.safetensors is not a readable safetensors file"):
         read_dinov2(file)
