@@ -104,11 +104,14 @@ class ChainBuilder:
     """What all graphs share: loaders, masks, prompts and samplers, laid out edit by edit.
 
     models: the file of "vae" and of "instruct" and "repaint" as far as the graph needs them; described: with their addresses.
+    guided: whether anything is sampled with guidance, and so needs a negative prompt.
     """
 
     COLUMNS, COLUMN, ROW, WIDTH, HEIGHT = 3, 1580, 760, 1520, 690
 
-    def __init__(self, models: dict[str, str], described: dict[str, dict[str, str]] | None = None) -> None:
+    def __init__(
+        self, models: dict[str, str], described: dict[str, dict[str, str]] | None = None, guided: bool = True
+    ) -> None:
         self.writer = WorkflowWriter()
         properties = {name: {"models": [entry]} for name, entry in (described or {}).items()}
         self.writer.group("models and picture", (-1000, -80, 940, 1220), "#888")
@@ -126,9 +129,10 @@ class ChainBuilder:
                 ckpt_name=models[name],
             )
             self.model[name], self.clip[name] = loader.out(0), loader.out(1)
-            self.negative[name] = add(
-                "CLIPTextEncode", (-520, row * 330), (380, 160), "negative prompt", text="", clip=loader.out(1)
-            ).out()
+            if guided:
+                self.negative[name] = add(
+                    "CLIPTextEncode", (-520, row * 330), (380, 160), "negative prompt", text="", clip=loader.out(1)
+                ).out()
         self.vae = add(
             "ReEditLoadREEDVAE", (-980, 680), (420, 90), "", properties.get("vae"), vae_name=models["vae"]
         ).out()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 from chain_builder import SAMPLING, Box, ChainBuilder
 from edit_chain import CIRCLE, SOURCE, SQUARE
@@ -32,20 +33,22 @@ class Instructed:
         self.sigmas = self.add(
             "BasicScheduler", (0, 140), (280, 130), "", model=build.model["instruct"], **schedule
         ).out()
-        self.circle = self.mask("the circle", CIRCLE, 0, 330)
-        self.square = self.mask("the square", SQUARE, 310, 330)
-        both = self.add(
-            "MaskComposite",
-            (310, 0),
-            (280, 130),
-            "both",
-            destination=self.circle,
-            source=self.square,
-            x=0,
-            y=0,
-            operation="add",
-        ).out()
-        self.background = self.add("InvertMask", (310, 190), (280, 40), "the background", mask=both).out()
+
+    # The masks, where a graph asks for them.
+
+    @cached_property
+    def circle(self) -> Link:
+        return self.mask("the circle", CIRCLE, 0, 330)
+
+    @cached_property
+    def square(self) -> Link:
+        return self.mask("the square", SQUARE, 310, 330)
+
+    @cached_property
+    def background(self) -> Link:
+        pair = {"destination": self.circle, "source": self.square, "x": 0, "y": 0, "operation": "add"}
+        both = self.add("MaskComposite", (310, 0), (280, 130), "both", **pair).out()
+        return self.add("InvertMask", (310, 190), (280, 40), "the background", mask=both).out()
 
     def mask(self, title: str, box: Box, x: float, y: float) -> Link:
         left, top, width, height = box

@@ -13,7 +13,7 @@ STEPS = {"steps": 20, "scheduler": "karras"}
 
 def invert_and_reconstruct(models: dict[str, str], described: Described = None) -> WorkflowWriter:
     """Three inversions of one latent, each sampled back with the host's euler, and how close each comes."""
-    build = ChainBuilder(models, described)
+    build = ChainBuilder(models, described, guided=False)
     add = build.writer.add
     model, latent = build.model["repaint"], build.encode()
     build.writer.group("what all three share", (-20, -70, 380, 760), "#888")
