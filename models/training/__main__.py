@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -18,12 +19,34 @@ from .epsilon import EpsilonSettings
 from .loop import Progress
 from .reed import REEDSettings
 from .rpiae import RPiAESettings
+from .settings import TrainingSettings
 from .train_epsilon import train_epsilon
 from .train_reed import train_reed
 from .train_rpiae import train_rpiae
 
 
-def add_settings(parser: argparse.ArgumentParser, settings: Any) -> None:
+class Training(NamedTuple):
+    """A training as the command line offers it. base: what it starts from."""
+
+    settings: type[TrainingSettings]
+    train: Callable[..., list[dict[str, Any]]]
+    help: str
+    base: str = "a KL autoencoder or a checkpoint with one (safetensors)"
+
+
+TRAININGS = {
+    "reed": Training(REEDSettings, train_reed, "a decoder that survives repeated encode-decode (REED-VAE)"),
+    "epsilon": Training(EpsilonSettings, train_epsilon, "a decoder that denoises in one to three steps (eps-VAE)"),
+    "rpiae": Training(
+        RPiAESettings,
+        train_rpiae,
+        "one of the three stages of a representation-pivoted autoencoder (RPiAE)",
+        "for the pivot stage a DINOv2 with registers (safetensors), for the others what the stage before wrote",
+    ),
+}
+
+
+def add_settings(parser: argparse.ArgumentParser, settings: type[TrainingSettings]) -> None:
     """One option for each field of a settings class."""
     for one in fields(settings):
         option = f"--{one.name.replace('_', '-')}"
@@ -40,22 +63,19 @@ def describe_row(row: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.6g}" for name, value in row.items())
 
 
-def add_training(
-    commands: Any,
-    name: str,
-    settings: Any,
-    help: str,
-    base: str = "a KL autoencoder or a checkpoint with one (safetensors)",
-) -> argparse.ArgumentParser:
-    """The command of one training: its places and its settings. base: what it starts from."""
-    command: argparse.ArgumentParser = commands.add_parser(name, help=help)
-    command.add_argument("--base", type=Path, required=True, help=base)
+def add_training(commands: Any, name: str, training: Training) -> None:
+    """The command of one training: its places and its settings."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=training.help)
+    command.add_argument("--base", type=Path, required=True, help=training.base)
     command.add_argument("--pictures", type=Path, required=True, help="a folder of pictures to train on")
     command.add_argument("--output", type=Path, required=True, help="the safetensors file to write")
     command.add_argument("--run", type=Path, help="the run's own folder (the output's name with .run)")
     command.add_argument("--cpu", action="store_true", help="use no GPU")
-    add_settings(command, settings)
-    return command
+    add_settings(command, training.settings)
+    if name == "reed":
+        command.add_argument(
+            "--decoder-only", action="store_true", help="leave the encoder, which is the base's, out of the file"
+        )
 
 
 def read_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -64,27 +84,16 @@ def read_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         prog="python -m models.training", description="Trains decoders for latent editing."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    reed = add_training(
-        commands, "reed", REEDSettings, help="a decoder that survives repeated encode-decode (REED-VAE)"
-    )
-    reed.add_argument(
-        "--decoder-only", action="store_true", help="leave the encoder, which is the base's, out of the file"
-    )
-    add_training(commands, "epsilon", EpsilonSettings, help="a decoder that denoises in one to three steps (eps-VAE)")
-    add_training(
-        commands,
-        "rpiae",
-        RPiAESettings,
-        help="one of the three stages of a representation-pivoted autoencoder (RPiAE)",
-        base="for the pivot stage a DINOv2 with registers (safetensors), for the others what the stage before wrote",
-    )
+    for name, training in TRAININGS.items():
+        add_training(commands, name, training)
     return parser, parser.parse_args()
 
 
 def run(given: argparse.Namespace, main_process: bool) -> None:
     """Train what was asked for, with a bar, and each row of the log as it comes."""
-    kind: Any = {"reed": REEDSettings, "epsilon": EpsilonSettings, "rpiae": RPiAESettings}[given.command]
-    settings = kind(**{one.name: getattr(given, one.name) for one in fields(kind)})
+    training = TRAININGS[given.command]
+    settings = training.settings(**{one.name: getattr(given, one.name) for one in fields(training.settings)})
+    own = {"decoder_only": given.decoder_only} if given.command == "reed" else {}
     with tqdm(total=settings.steps, unit="step", disable=not main_process) as bar:
 
         def show(progress: Progress) -> None:
@@ -93,12 +102,7 @@ def run(given: argparse.Namespace, main_process: bool) -> None:
                 bar.write(describe_row(progress.row))
 
         places = (given.base, given.pictures, given.output, settings, given.run)
-        if given.command == "reed":
-            train_reed(*places, decoder_only=given.decoder_only, on_step=show, cpu=given.cpu)
-        elif given.command == "epsilon":
-            train_epsilon(*places, on_step=show, cpu=given.cpu)
-        else:
-            train_rpiae(*places, on_step=show, cpu=given.cpu)
+        training.train(*places, on_step=show, cpu=given.cpu, **own)
 
 
 def main() -> None:
