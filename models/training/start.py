@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ SUFFIXES = (".safetensors", ".sft")  # that loaders list
 logger = logging.getLogger(__name__)
 
 
-def place_of_run(output: Path, run: Path | None) -> Path:
-    """The folder that a run resumes from and logs to: the one that is given, or the output's name with ".run"."""
-    return output.with_name(f"{output.stem}.run") if run is None else run
+def check_start(base: Any, pictures: Path, output: Path, settings: TrainingSettings, run: Path | None) -> Path:
+    """The folder that the run resumes from and logs to: the one that is given, or the output's name with ".run".
 
-
-def check_places(base: Any, pictures: Path, output: Path, run: Path) -> None:
-    """Raise ValueError where the output would not be found, or would harm what the run is made from."""
+    Raises ValueError where a setting is out of its range, where the output would not be found, or where output or run would
+    harm what the run is made from.
+    """
+    settings.check()
+    run = output.with_name(f"{output.stem}.run") if run is None else run
     if output.suffix.lower() not in SUFFIXES:
         raise ValueError(f"output: {output} must end in {SUFFIXES[0]}, or no loader would list it.")
     if output.is_dir():
@@ -37,6 +39,7 @@ def check_places(base: Any, pictures: Path, output: Path, run: Path) -> None:
         raise ValueError(f"output: {output} is the base itself. Give another name: a run that goes on needs the base.")
     if run.resolve().is_relative_to(pictures.resolve()):
         raise ValueError(f"run: {run} lies among the pictures, and its samples would be trained on. Put it elsewhere.")
+    return run
 
 
 def load_base(base: Path | StoredAutoencoder) -> tuple[StoredAutoencoder, KLNetwork]:
@@ -66,6 +69,21 @@ def tell_start(folder: PictureFolder, distance: PictureDistance) -> None:
         distance.perceptual_name,
         distance.note,
     )
+
+
+def made_from(
+    identity: Mapping[str, Any], settings: TrainingSettings, distance: PictureDistance, rows: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What a file's metadata says of its training: its base, how it was trained, and the last figures.
+
+    identity: as `loop.train` is given it, with the base's fingerprint as "base".
+    """
+    return {
+        "base": identity["base"],
+        "settings": asdict(settings),
+        "perceptual": distance.perceptual_name,
+        "figures": rows[-1] if rows else {},
+    }
 
 
 def marks_entry(weights: Mapping[str, Tensor]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..autoencoders.kl_file import StoredAutoencoder
 from .epsilon import EpsilonSettings, EpsilonTask, build_decoder, measure, plan_decoder
 from .loop import Progress, train
 from .run_folder import RunFolder
-from .start import check_places, load_base, marks_entry, open_pictures, place_of_run, tell_start
+from .start import check_start, load_base, made_from, marks_entry, open_pictures, tell_start
 
 logger = logging.getLogger(__name__)
 
@@ -40,27 +39,19 @@ def train_epsilon(
     where the pictures will not do or where the output is no file to write; OSError where a file cannot be written, with what
     was saved before left as it was.
     """
-    settings.check()
-    run = place_of_run(output, run)
-    check_places(base, pictures, output, run)
+    run = check_start(base, pictures, output, settings, run)
     stored, network = load_base(base)
     config = plan_decoder(network, settings)
     folder = open_pictures(pictures, settings)
     device = Accelerator(cpu=cpu).device
     config = measure(config, network.to(device), folder, settings, device)
     task = EpsilonTask(network, build_decoder(config, settings.seed), settings)
-    distance = task.module.distance
-    tell_start(folder, distance)
+    tell_start(folder, task.module.distance)
     identity = {"kind": KIND, "base": stored.fingerprint(), "pictures": len(folder.training)}
     rows = train(task, folder, RunFolder(run), identity, on_step, cpu)
     if not PartialState().is_main_process:
         return rows
-    about = {
-        "base": identity["base"],
-        "settings": asdict(settings),
-        "perceptual": distance.perceptual_name,
-        "figures": rows[-1] if rows else {},
-    }
+    about = made_from(identity, settings, task.module.distance, rows)
     metadata = marks_entry(stored.in_ldm_layout())
     tensors = {name: tensor.to(stored.dtype) for name, tensor in task.trained_tensors().items()}
     StoredEpsilonDecoder(task.decoder.config, tensors, about, metadata).save(output)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..autoencoders.kl_file import StoredAutoencoder
 from .loop import Progress, train
 from .reed import KIND, REEDSettings, REEDTask
 from .run_folder import RunFolder
-from .start import check_places, load_base, marks_entry, open_pictures, place_of_run, tell_start
+from .start import check_start, load_base, made_from, marks_entry, open_pictures, tell_start
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +39,7 @@ def train_reed(
     where the pictures will not do or where the output is no file to write; OSError where a file cannot be written, with what
     was saved before left as it was.
     """
-    settings.check()
-    run = place_of_run(output, run)
-    check_places(base, pictures, output, run)
+    run = check_start(base, pictures, output, settings, run)
     stored, network = load_base(base)
     task = REEDTask(network, settings)
     folder = open_pictures(pictures, settings)
@@ -54,13 +51,7 @@ def train_reed(
     trained = stored.with_decoder(task.trained_tensors())
     if decoder_only:
         trained = trained.decoder_only()
-    about = {
-        "kind": KIND,
-        "base": identity["base"],
-        "settings": asdict(settings),
-        "perceptual": task.module.distance.perceptual_name,
-        "figures": rows[-1] if rows else {},
-    }
+    about = {"kind": KIND, **made_from(identity, settings, task.module.distance, rows)}
     trained.save(output, {"reedit": json.dumps(about), **marks_entry(stored.in_ldm_layout())})
     logger.info("wrote %s", output)
     return rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from .fresh_weights import seeded
 from .loop import Progress, train
 from .rpiae import PIVOT, RPiAESettings, RPiAETask, plan_from_dinov2
 from .run_folder import RunFolder
-from .start import check_places, open_pictures, place_of_run, tell_start
+from .start import check_start, made_from, open_pictures, tell_start
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +45,7 @@ def train_rpiae(
     the pictures will not do or where the output is no file to write; OSError where a file cannot be written, with what was
     saved before left as it was.
     """
-    settings.check()
-    run = place_of_run(output, run)
-    check_places(base, pictures, output, run)
+    run = check_start(base, pictures, output, settings, run)
     stored = read_base(base) if isinstance(base, Path) else base
     network = start_network(stored, settings)
     task = RPiAETask(network, settings)
@@ -58,13 +55,7 @@ def train_rpiae(
     rows = train(task, folder, RunFolder(run), identity, on_step, cpu)
     if not PartialState().is_main_process:
         return rows
-    about = {
-        "stage": settings.stage,
-        "base": identity["base"],
-        "settings": asdict(settings),
-        "perceptual": task.module.distance.perceptual_name,
-        "figures": rows[-1] if rows else {},
-    }
+    about = {"stage": settings.stage, **made_from(identity, settings, task.module.distance, rows)}
     dtype = next(iter(stored.tensors.values())).dtype
     tensors = {name: tensor.to(dtype) for name, tensor in network.published_tensors().items()}
     StoredRPiAE(network.config, tensors, about).save(output)
