@@ -10,6 +10,7 @@ import logging
 import shutil
 import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the pack's models, which need no host
@@ -17,10 +18,8 @@ from models.autoencoders.epsilon import EpsilonDecoder
 from models.autoencoders.epsilon_layout import StoredEpsilonDecoder, read_epsilon_decoder
 from models.autoencoders.epsilon_network import EpsilonNetwork
 from models.training.epsilon import EpsilonSettings
-from models.training.loop import Progress, train
 from models.training.reed import REEDTask
-from models.training.run_folder import RunFolder
-from models.training.start import load_base, marks_entry, open_pictures
+from models.training.start import load_base, marks_entry
 from models.training.train_epsilon import train_epsilon
 
 from .deterministic_decoder import DeterministicTask
@@ -29,7 +28,7 @@ from .train_autoencoder import DEMO as DEMO_AUTOENCODER
 from .train_autoencoder import RATIO_8 as AUTOENCODER_RATIO_8
 from .train_autoencoder import file_of
 from .train_reed import ARMS as REED_ARMS
-from .train_reed import PICTURES, draw_pictures
+from .train_reed import PICTURES, draw_pictures, report, train_task
 from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, chosen_names
 
 # LPIPS's weights cannot be had here, and MS-SSIM takes twice the time of all else: neither kind of decoder has it. At a
@@ -95,11 +94,6 @@ REED = "epsilon_reed"
 REED_SETTINGS = replace(REED_ARMS["latent"], steps=400)
 
 
-def report(progress: Progress) -> None:
-    if progress.row:
-        logging.info("%s", progress.row)
-
-
 def train_arm(name: str) -> None:
     arm = ARMS[name]
     kept, run = WEIGHTS_FOLDER / arm.output, RUNS_FOLDER / name
@@ -107,15 +101,14 @@ def train_arm(name: str) -> None:
     output = run.with_suffix(".safetensors") if arm.small else kept
     if arm.deterministic:
         stored, network = load_base(arm.base)
-        folder = open_pictures(PICTURES, arm.settings)
         task = DeterministicTask(network, arm.settings)
-        rows = train(task, folder, RunFolder(run), {"base": stored.fingerprint()}, report, cpu=True)
+        rows = train_task(task, arm.settings, run, {"base": stored.fingerprint()})
         about = {"kind": "deterministic decoder", "settings": asdict(arm.settings), "figures": rows[-1]}
         metadata = {"reedit": json.dumps(about)} | marks_entry(stored.in_ldm_layout())
         trained = stored.with_decoder(task.trained_tensors())
         (trained if arm.whole else trained.decoder_only()).save(output, metadata)
     else:
-        train_epsilon(arm.base, PICTURES, output, arm.settings, run, report, cpu=True)
+        train_epsilon(arm.base, PICTURES, output, arm.settings, run, partial(report, run), cpu=True)
     if arm.small:
         write_difference(output, None, kept)
     shutil.copyfile(run / "log.jsonl", arm.log)
@@ -130,8 +123,7 @@ def train_with_reed() -> None:
     decoder = EpsilonDecoder(start.config)
     decoder.unet.load_state_dict({name: tensor.float() for name, tensor in start.tensors.items()})
     task = REEDTask(EpsilonNetwork(encoder, decoder), REED_SETTINGS)
-    folder = open_pictures(PICTURES, REED_SETTINGS)
-    rows = train(task, folder, RunFolder(run), {"base": stored.fingerprint()}, report, cpu=True)
+    rows = train_task(task, REED_SETTINGS, run, {"base": stored.fingerprint()})
     about = {"settings": asdict(REED_SETTINGS), "figures": rows[-1]}
     tensors = {name: tensor.half() for name, tensor in task.trained_tensors().items()}
     StoredEpsilonDecoder(start.config, tensors, about, start.metadata).save(decoder_file)

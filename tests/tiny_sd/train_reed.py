@@ -10,13 +10,18 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the pack's models, which need no host
-from models.training.loop import Progress
+from models.training.loop import Progress, train
 from models.training.reed import REEDSettings
+from models.training.run_folder import RunFolder
+from models.training.settings import TrainingSettings
+from models.training.start import open_pictures
 from models.training.train_reed import train_reed
 
 from .differences import write_difference
@@ -77,15 +82,21 @@ def draw_pictures() -> None:
     os.replace(unfinished, PICTURES)
 
 
+def report(run: Path, progress: Progress) -> None:
+    """Say the figures that a run has just taken."""
+    if progress.row:
+        logging.info("%s %s", run.name, progress.row)
+
+
+def train_task(task: Any, settings: TrainingSettings, run: Path, identity: dict[str, str]) -> list[dict[str, Any]]:
+    """Train on the pictures what the pack has no training of its own for. Returns the log."""
+    return train(task, open_pictures(PICTURES, settings), RunFolder(run), identity, partial(report, run), cpu=True)
+
+
 def train_arm(arm: str) -> None:
     (output, log), run = files_of(arm), RUNS_FOLDER / f"reed_{arm}"
-
-    def report(progress: Progress) -> None:
-        if progress.row:
-            logging.info("%s %s", arm, progress.row)
-
     decoder = output if arm == DEMO else RUNS_FOLDER / f"reed_{arm}.safetensors"
-    train_reed(BASE, PICTURES, decoder, ARMS[arm], run, decoder_only=True, on_step=report, cpu=True)
+    train_reed(BASE, PICTURES, decoder, ARMS[arm], run, decoder_only=True, on_step=partial(report, run), cpu=True)
     if arm != DEMO:
         write_difference(decoder, BASE, output)
     shutil.copyfile(run / "log.jsonl", log)

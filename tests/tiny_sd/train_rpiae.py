@@ -10,20 +10,18 @@ import logging
 import shutil
 import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the pack's models, which need no host
 from models.autoencoders.rpiae_layout import BRIDGE_DECODER, BRIDGE_ENCODER, ENCODER, StoredRPiAE, read_rpiae
-from models.training.loop import Progress, train
 from models.training.rpiae import BRIDGE, DECODER, PIVOT, RPiAESettings, RPiAETask
-from models.training.run_folder import RunFolder
-from models.training.start import open_pictures
 from models.training.train_rpiae import read_base, start_network, train_rpiae
 
 from .differences import restored, write_difference
-from .train_reed import PICTURES, draw_pictures
+from .train_reed import PICTURES, draw_pictures, report, train_task
 from .train_vision_encoder import CONFIG, FILE
 from .training_loop import RUNS_FOLDER, WEIGHTS_FOLDER, chosen_names
 
@@ -89,15 +87,9 @@ def file_of(name: str) -> Path:
     return RUNS_FOLDER / f"rpiae_{name}.safetensors"
 
 
-def report(progress: Progress) -> None:
-    if progress.row:
-        logging.info("%s", progress.row)
-
-
 def train_frozen(settings: RPiAESettings, output: Path, folder: Path) -> None:
     network = start_network(read_base(FILE), settings)
-    task, pictures = FrozenTask(network, settings), open_pictures(PICTURES, settings)
-    rows = train(task, pictures, RunFolder(folder), {"kind": FROZEN}, report, cpu=True)
+    rows = train_task(FrozenTask(network, settings), settings, folder, {"kind": FROZEN})
     about = {"stage": FROZEN, "settings": asdict(settings), "figures": rows[-1]}
     StoredRPiAE(network.config, network.published_tensors(), about).save(output)
 
@@ -105,11 +97,10 @@ def train_frozen(settings: RPiAESettings, output: Path, folder: Path) -> None:
 def run(name: str) -> None:
     chosen, output, folder = RUNS[name], file_of(name), RUNS_FOLDER / f"rpiae_{name}"
     base = FILE if chosen.base is None else file_of(chosen.base)
-    logging.info("%s", name)
     if name == FROZEN:
         train_frozen(chosen.settings, output, folder)
     else:
-        train_rpiae(base, PICTURES, output, chosen.settings, folder, report, cpu=True)
+        train_rpiae(base, PICTURES, output, chosen.settings, folder, partial(report, folder), cpu=True)
     FOLDER.mkdir(exist_ok=True)
     shutil.copyfile(folder / "log.jsonl", FOLDER / f"{name}.jsonl")
 
