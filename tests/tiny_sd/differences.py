@@ -6,22 +6,19 @@ of it is about the last of theirs.
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file, save, save_file
+
+# The pack's models, which need no host. Behind it, where there is one: its `nodes` is another.
+sys.path.append(str(Path(__file__).parents[2]))
+from models.files import read_tensors, write_beside
 
 RESTORED_FOLDER = Path(__file__).parents[2] / "build" / "tiny_sd" / "restored"  # git-ignored
 MOST = 127
 SCALE = ".scale"  # after a tensor's name: what its whole numbers are to be multiplied by, channel by channel
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def write_difference(trained: Path, base: Path | None, path: Path) -> None:
@@ -29,7 +26,7 @@ def write_difference(trained: Path, base: Path | None, path: Path) -> None:
 
     None: from 0, the tensors themselves.
     """
-    tensors, metadata = _read(trained)
+    tensors, metadata = read_tensors(trained)
     start, kept = load_file(base) if base else {}, {}
     for name, tensor in tensors.items():
         difference = tensor.float() - start[name].float() if base else tensor.float()
@@ -46,13 +43,10 @@ def restored(path: Path, base: Path | None) -> Path:
     target = RESTORED_FOLDER / path.name
     if target.exists() and target.stat().st_mtime >= path.stat().st_mtime:
         return target
-    kept, metadata = _read(path)
+    kept, metadata = read_tensors(path)
     start, tensors = load_file(base) if base else {}, {}
     for name in (name.removesuffix(SCALE) for name in kept if name.endswith(SCALE)):
         value = kept[name].float() * kept[name + SCALE]
         tensors[name] = (start[name].float() + value).to(start[name].dtype) if base else value.half()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_suffix(".part")
-    save_file(tensors, unfinished, metadata)
-    os.replace(unfinished, target)
+    write_beside(target, save(tensors, metadata))
     return target
