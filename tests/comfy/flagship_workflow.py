@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from chain_builder import SAMPLING, ChainBuilder
 from edit_chain import BOTTOM_LEFT, CIRCLE, SOURCE
+from guidance_workflows import invert_and_guide
 from instruct_workflows import SCALES
 from rpiae_workflows import add_dinov2
 from session_workflows import CROSS, PLATE, Described
@@ -99,25 +100,17 @@ def _sampled(build: ChainBuilder, guider: Link, sigmas: Link, latent: Link, seed
 def _by_prompt(build: ChainBuilder, latent: Link) -> Link:
     """AIDI: the latent inverted, and edited where the words that changed are."""
     x, y = _frame(build, 1, "AIDI: change a word of the prompt", "#3f789e")
-    add, model = build.writer.add, build.model["repaint"]
+    add = build.writer.add
     texts = {"source": caption(BEFORE), "target": caption(AFTER), "words": ""}
     prompts = add("ReEditPromptWords", (x, y), (330, 330), "the two prompts", clip=build.clip["repaint"], **texts)
-    inverted = add("ReEditInvert", (x + 370, y), (330, 590), "", model=model, positive=prompts.out(0), samples=latent)
-    guider = add(
-        "ReEditBlendedGuider",
-        (x + 740, y),
-        (330, 460),
-        "",
-        model=model,
-        source=prompts.out(0),
-        target=prompts.out(1),
-        negative=build.negative["repaint"],
-        trajectory=inverted.out(3),
-    ).out()
-    euler = add("KSamplerSelect", (x, y + 390), (330, 80), "", sampler_name="euler").out()
-    sampling = {"noise": inverted.out(1), "guider": guider, "sigmas": inverted.out(2), "latent_image": latent}
-    sampled = add("SamplerCustomAdvanced", (x + 740, y + 500), (330, 110), "", sampler=euler, **sampling).out()
-    mask = add("ReEditGuidanceMask", (x + 1110, y), (350, 330), "", guider=guider, samples=sampled).out()
+    boxes = {
+        "invert": ((x + 370, y), (330, 590)),
+        "guide": ((x + 740, y), (330, 460)),
+        "euler": ((x, y + 390), (330, 80)),
+    }
+    sampling = invert_and_guide(build, prompts, latent, **boxes)
+    sampled = add("SamplerCustomAdvanced", (x + 740, y + 500), (330, 110), "", **sampling).out()
+    mask = add("ReEditGuidanceMask", (x + 1110, y), (350, 330), "", guider=sampling["guider"], samples=sampled).out()
     inputs = {"samples": sampled, "label": "another word in the prompt", "mask": mask}
     return add("ReEditCommit", (x + 1110, y + 390), (350, 130), "", **inputs).out()
 

@@ -8,7 +8,9 @@ from chain_builder import SAMPLING, ChainBuilder
 from edit_chain import SOURCE
 from session_workflows import Described
 from tiny_sd.language import caption
-from workflow_writer import Link, WorkflowWriter
+from workflow_writer import Link, Node, WorkflowWriter
+
+Box = tuple[tuple[float, float], tuple[float, float]]
 
 CIRCLE, SQUARE = SOURCE.objects
 TARGET = replace(SOURCE, objects=(replace(CIRCLE, colour="yellow"), SQUARE))
@@ -16,11 +18,38 @@ REPAINTED = replace(SOURCE, objects=(CIRCLE, replace(SQUARE, colour="orange")))
 WORDS = f"{SQUARE.colour} {SQUARE.shape}"
 
 
+def invert_and_guide(
+    build: ChainBuilder, prompts: Node, latent: Link, invert: Box, guide: Box, euler: Box
+) -> dict[str, Link]:
+    """What SamplerCustomAdvanced is given to edit a latent by two prompts, those of the node ReEditPromptWords.
+
+    invert, guide, euler: the position and the size of the nodes that this takes.
+    """
+    add, model = build.writer.add, build.model["repaint"]
+    inverted = add("ReEditInvert", *invert, model=model, positive=prompts.out(0), samples=latent)
+    guider = add(
+        "ReEditBlendedGuider",
+        *guide,
+        model=model,
+        source=prompts.out(0),
+        target=prompts.out(1),
+        negative=build.negative["repaint"],
+        trajectory=inverted.out(3),
+    )
+    return {
+        "sampler": add("KSamplerSelect", *euler, sampler_name="euler").out(),
+        "noise": inverted.out(1),
+        "guider": guider.out(),
+        "sigmas": inverted.out(2),
+        "latent_image": latent,
+    }
+
+
 def prompt_edit(models: dict[str, str], described: Described = None) -> WorkflowWriter:
     """Load, encode, invert, edit by prompt, decode, and how far the rest has drifted; then once more with new noise."""
     build = ChainBuilder(models, described)
     add = build.writer.add
-    model, latent = build.model["repaint"], build.encode()
+    latent = build.encode()
 
     build.writer.group("1. say what it shows, and what it is to show", (-20, -70, 460, 560), "#3f789e")
     texts = {"source": caption(SOURCE), "target": caption(TARGET), "words": ""}
@@ -28,29 +57,16 @@ def prompt_edit(models: dict[str, str], described: Described = None) -> Workflow
     add("PreviewAny", (0, 390), (420, 80), "the words that are meant", source=prompts.out(2))
 
     build.writer.group("2. invert it", (-20, 520, 460, 620), "#3f789e")
-    inverted = add("ReEditInvert", (0, 590), (420, 520), "", model=model, positive=prompts.out(0), samples=latent)
-
     build.writer.group("3. edit it, where the words are", (470, -70, 2520, 1210), "#8a8")
-    guider = add(
-        "ReEditBlendedGuider",
-        (490, 0),
-        (400, 520),
-        "",
-        model=model,
-        source=prompts.out(0),
-        target=prompts.out(1),
-        negative=build.negative["repaint"],
-        trajectory=inverted.out(3),
-    ).out()
-    euler = add("KSamplerSelect", (490, 580), (400, 80), "", sampler_name="euler").out()
-    sampling = {"noise": inverted.out(1), "guider": guider, "sigmas": inverted.out(2), "latent_image": latent}
-    edited = add("SamplerCustomAdvanced", (930, 0), (340, 140), "", sampler=euler, **sampling).out()
-    _shown(build, guider, edited, "edited by prompt", 930, 200)
+    boxes = {"invert": ((0, 590), (420, 520)), "guide": ((490, 0), (400, 520)), "euler": ((490, 580), (400, 80))}
+    sampling = invert_and_guide(build, prompts, latent, **boxes)
+    edited = add("SamplerCustomAdvanced", (930, 0), (340, 140), "", **sampling).out()
+    _shown(build, sampling["guider"], edited, "edited by prompt", 930, 200)
 
     build.writer.group("4. if an edit does not take: new noise inside the mask", (470, 1170, 2520, 880), "#b58b2a")
-    stochastic = add("ReEditStochasticSampler", (490, 1240), (400, 130), "", eta=0.1, seed=1).out()
-    again = add("SamplerCustomAdvanced", (490, 1430), (400, 140), "", sampler=stochastic, **sampling).out()
-    _shown(build, guider, again, "with new noise", 930, 1240)
+    sampling["sampler"] = add("ReEditStochasticSampler", (490, 1240), (400, 130), "", eta=0.1, seed=1).out()
+    again = add("SamplerCustomAdvanced", (490, 1430), (400, 140), "", **sampling).out()
+    _shown(build, sampling["guider"], again, "with new noise", 930, 1240)
     return build.writer
 
 
