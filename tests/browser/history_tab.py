@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_frontend import ComfyFrontend
-from playwright.sync_api import Locator
+from playwright.sync_api import Locator, expect
 
 _BUILD = """(nodes) => {
   window.app.clean()
@@ -26,6 +26,8 @@ _BUILD = """(nodes) => {
 _SET_WIDGET = """([id, name, value]) => {
   window.app.graph.getNodeById(id).widgets.find((one) => one.name === name).value = value
 }"""
+_MARK_NODES = "() => window.app.graph.nodes.forEach((node) => { node.isOld = true })"
+_NODES_ARE_NEW = "() => window.app.graph.nodes.length && window.app.graph.nodes.every((node) => !node.isOld)"
 # How far a text stands out from what lies behind it, as WCAG counts it: 4.5 is enough to read.
 _CONTRAST = """(element) => {
   const pixel = (colour) => {
@@ -60,7 +62,8 @@ class HistoryTab:
         self.frontend = frontend
         self.page = frontend.page
         self.panel = self.page.locator(".reedit-history")
-        self.button = self.page.get_by_test_id("side-toolbar").get_by_role("button", name="Edit History")
+        self.sidebar = self.page.get_by_test_id("side-toolbar")
+        self.button = self.sidebar.get_by_role("button", name="Edit History")
         self.slider = self.panel.get_by_role("slider")
         self.list = self.panel.get_by_role("listbox")
         self.empty = self.panel.locator(".reedit-empty")
@@ -108,6 +111,13 @@ class HistoryTab:
 
     def set_widget(self, node: int, name: str, value: Any) -> None:
         self.page.evaluate(_SET_WIDGET, [node, name, value])
+
+    def speak(self, language: str, word: str) -> None:
+        """Set the page's language, and wait until its sidebar has the word, and it has opened the workflow anew."""
+        self.page.evaluate(_MARK_NODES)
+        self.setting("Comfy.Locale", language)
+        expect(self.sidebar).to_contain_text(word)
+        self.page.wait_for_function(_NODES_ARE_NEW)
 
     def setting(self, name: str, value: Any) -> None:
         self.page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])

@@ -151,6 +151,21 @@ def test_every_text_can_be_read(frontend, tab, branches, palette):
     assert {text: value for text, value in faint.items() if value < LEAST_CONTRAST} == {}
 
 
+def test_the_panel_and_its_tab_follow_the_language_of_the_page(tab, branches):
+    tab.speak("ru", "Шаблоны")
+    expect(tab.panel.locator(".reedit-title")).to_have_text("История правок")
+    expect(tab.sidebar.get_by_role("button", name="История правок: шаги сеанса")).to_have_text("История правок")
+    expect(tab.rows).to_have_count(len(BRANCHES))
+    assert tab.labels() == ["исходное", *BRANCHES[1:]]  # labels are the user's own words
+    assert tab.title().startswith("3 правки · ")
+    tab.row(0).click()
+    assert tab.widget(branches) == "source"  # as the node takes it
+    tab.speak("pt-BR", "Aplicativos")  # which we do not have
+    expect(tab.panel.locator(".reedit-title")).to_have_text("Edit History")
+    tab.speak("en", "Templates")
+    expect(tab.button).to_have_text("Edit History")
+
+
 @pytest.fixture(scope="module")
 def long(frontend, tab, branches, long_session):
     """The long session, decoded with the panel closed, so that none of its thumbnails has been asked for."""

@@ -17,7 +17,7 @@ function wordsOf(checkout, shown) {
   return new Map(steps.map(({ name, parent, number }) => [name, parent === null ? "source" : String(number)]))
 }
 
-/** The Checkout nodes near a node, the best first: the selected one, those after the node, those before it, those beside it. */
+/** The Checkout nodes near a node, the best first: the selected one, then those after, before and beside the node. */
 function candidates(node) {
   const selected = selectedNode()
   const all = [...(selected ? [selected] : []), ...downstream(node), ...upstream(node), ...around(node)]

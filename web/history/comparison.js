@@ -1,6 +1,7 @@
 // Two pictures on one another, and a line to draw across them.
 import { element } from "./elements.js"
 import { pictureAddress } from "./pictures.js"
+import { text } from "./texts.js"
 
 const MIDDLE = 50
 
@@ -12,7 +13,7 @@ export class Comparison {
     this.names = [element("span", { class: "reedit-left" }), element("span", { class: "reedit-right" })]
     const line = element("div", { class: "reedit-line", "aria-hidden": "true" }, [element("div", { class: "reedit-handle" })])
     this.missing = element("div", { class: "reedit-missing" })
-    this.note = element("div", { class: "reedit-note", text: "rough colours, until decoded" })
+    this.note = element("div", { class: "reedit-note", text: text("rough") })
     // All within the frame: were the comparison to change its height, the row under the pointer would be another.
     const parts = [this.before, this.after, line, ...this.names, this.note, this.missing, this.slider]
     this.element = this.frame = element("div", { class: "reedit-frame" }, parts)
@@ -35,9 +36,9 @@ export class Comparison {
     this.names[0].textContent = both ? nameOf(before.step) : ""
     this.names[1].textContent = both ? nameOf(after.step) : ""
     this.slider.disabled = !both
-    this.slider.setAttribute("aria-label", `Compare ${nameOf(before.step)} with ${nameOf(after.step)}`)
+    this.slider.setAttribute("aria-label", text("compareTwo", { before: nameOf(before.step), after: nameOf(after.step) }))
     this.missing.hidden = Boolean(one)
-    this.missing.textContent = "No picture of this step yet. ReEdit Decode or ReEdit Timeline makes one."
+    this.missing.textContent = text("noPicture")
     this.note.hidden = !(one && (after.rough || (both && before.rough)))
     this.draw()
   }
@@ -57,7 +58,7 @@ export class Comparison {
     this.frame.classList.add("reedit-single")
     this.note.hidden = true
     this.missing.hidden = false
-    this.missing.textContent = "The picture is gone: the host has cleared its temporary files. Run the graph again."
+    this.missing.textContent = text("pictureGone")
   }
 
   fit(image) {
@@ -74,8 +75,9 @@ export class Comparison {
 
   draw() {
     this.frame.style.setProperty("--reedit-cut", `${this.slider.value}%`)
-    this.slider.setAttribute("aria-valuetext", `${this.slider.value} % before, ${100 - this.slider.value} % after`)
+    const before = Number(this.slider.value)
+    this.slider.setAttribute("aria-valuetext", text("sliderAt", { before, after: 100 - before }))
   }
 }
 
-export const nameOf = (step) => (step.parent === null ? "source" : `${step.number}. ${step.label || step.tool}`)
+export const nameOf = (step) => (step.parent === null ? text("source") : `${step.number}. ${step.label || step.tool}`)

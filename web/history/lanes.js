@@ -12,7 +12,7 @@ export function pathTo(parents, step) {
  *
  * A branch goes on with the child that leads to the current step, else with its first. It takes the lane furthest left that
  * is free from the row of the step that it leaves to the row of its last step.
- * Returns { lanes: [lane], through: [Set of lanes whose line enters the row from above], forks: [lanes that begin in the row] }.
+ * Returns { lanes: [lane], through: [Set of lanes whose line enters the row], forks: [lanes that begin in the row] }.
  */
 export function findLanes(parents, current) {
   const children = parents.map(() => [])

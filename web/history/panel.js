@@ -6,10 +6,8 @@ import { Comparison, nameOf } from "./comparison.js"
 import { element } from "./elements.js"
 import { collectPictures, findSession, selectedNode } from "./session.js"
 import { Steps } from "./steps.js"
+import { language, text } from "./texts.js"
 
-const NOTHING =
-  "No edit session to show. Run a graph with a session, and select a node whose latent holds it: ReEdit Commit, " +
-  "ReEdit Checkout or ReEdit Timeline, for example."
 const SOURCE = 0
 const LOOK = 150 // milliseconds
 
@@ -36,6 +34,7 @@ export class HistoryPanel {
 
   /** The classic canvas tells of its selection and Nodes 2.0 does not, so the panel looks for itself while it is open. */
   watchSelection() {
+    if (language() !== this.language) return this.open(this.element.parentElement)
     const { graph } = app.canvas
     const selected = selectedNode()
     if (graph === this.seen?.graph && selected === this.seen?.selected) return
@@ -45,20 +44,21 @@ export class HistoryPanel {
 
   /** Called by the page when the tab is shown, and again with the same container whenever it draws itself anew. */
   open(container) {
-    if (this.element?.parentElement === container) return
+    if (this.element?.parentElement === container && this.language === language()) return
     HistoryPanel.current = this
+    this.language = language()
     this.comparison = new Comparison()
     this.steps = new Steps((number) => this.look(number), (number) => this.checkOut(number))
     this.source = element("span", { class: "reedit-from" })
     this.status = element("div", { class: "reedit-status", role: "status" })
-    this.empty = element("p", { class: "reedit-empty", text: NOTHING })
+    this.empty = element("p", { class: "reedit-empty", text: text("nothing") })
     this.against = this.makeChoice()
     const header = element("header", { class: "reedit-header" }, [
-      element("span", { class: "reedit-title", text: "Edit History" }),
+      element("span", { class: "reedit-title", text: text("title") }),
       this.source,
     ])
     this.top = element("div", { class: "reedit-top" }, [this.comparison.element, this.against])
-    this.element = element("section", { class: "reedit-history", "aria-label": "Edit History" }, [
+    this.element = element("section", { class: "reedit-history", lang: this.language, "aria-label": text("title") }, [
       header,
       this.empty,
       this.top,
@@ -83,10 +83,10 @@ export class HistoryPanel {
   /** What a step is compared with: two buttons. */
   makeChoice() {
     this.fromSource = false
-    const choice = (text, fromSource) =>
+    const choice = (key, fromSource) =>
       element("button", {
         type: "button",
-        text,
+        text: text(key),
         "aria-pressed": String(this.fromSource === fromSource),
         onclick: ({ currentTarget }) => {
           this.fromSource = fromSource
@@ -95,10 +95,10 @@ export class HistoryPanel {
           this.look(this.looked)
         },
       })
-    return element("div", { class: "reedit-against", role: "group", "aria-label": "Compare with" }, [
-      element("span", { text: "Compare with" }),
-      choice("the step before", false),
-      choice("the source", true),
+    return element("div", { class: "reedit-against", role: "group", "aria-label": text("compareWith") }, [
+      element("span", { text: text("compareWith") }),
+      choice("stepBefore", false),
+      choice("theSource", true),
     ])
   }
 
@@ -135,8 +135,7 @@ export class HistoryPanel {
   }
 
   describe({ node, session }) {
-    const edits = session.steps.length - 1
-    return `${edits} ${edits === 1 ? "edit" : "edits"} · ${node.title || node.type}`
+    return `${text("edits", { count: session.steps.length - 1 })} · ${node.title || node.type}`
   }
 
   look(number) {
@@ -155,20 +154,19 @@ export class HistoryPanel {
     setCheckout(found)
     this.markNext()
     const { title, type, id } = found.checkout
-    this.say(`“${title || type}” (node ${id}) is set to “${nameOf(step)}”. Run the graph to go there.`)
+    this.say(text("isSet", { checkout: title || type, id, step: nameOf(step) }))
   }
 
   offerCheckout(step) {
     const add = element("button", {
       type: "button",
-      text: "Add ReEdit Checkout",
+      text: text("add"),
       onclick: () => {
         if (addCheckout(this.node)) this.checkOut(step.number)
-        else this.say("No latent leads to this node. Add ReEdit Checkout by hand where the session's latent is.")
+        else this.say(text("noLatent"))
       },
     })
-    const why = "No ReEdit Checkout gets a latent that holds this step. Add one to go there: it takes the session's latent. "
-    this.say(why, add)
+    this.say(`${text("noCheckout")} `, add)
   }
 
   /** Mark the step that the Checkout node of this session will go to in the next run. */

@@ -29,7 +29,8 @@ export function drawRail(layout, step, width, { current, main }) {
     const x = across(lane)
     line(`M${own} ${middle}C${own} ${ROW - 8} ${x} ${middle + 8} ${x} ${ROW}`, lane)
   }
-  const dot = { cx: own, cy: middle, r: current ? 5 : 4, class: current ? "reedit-now" : main ? "reedit-main" : "reedit-side" }
+  const kind = current ? "reedit-now" : main ? "reedit-main" : "reedit-side"
+  const dot = { cx: own, cy: middle, r: current ? 5 : 4, class: kind }
   parts.push(drawing("circle", dot))
   const view = { width, height: ROW, viewBox: `0 0 ${width} ${ROW}`, "aria-hidden": "true", class: "reedit-rail" }
   return drawing("svg", view, parts)

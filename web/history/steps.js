@@ -4,6 +4,7 @@ import { element } from "./elements.js"
 import { findLanes, pathTo } from "./lanes.js"
 import { pictureAddress } from "./pictures.js"
 import { drawRail, railWidth } from "./rail.js"
+import { text } from "./texts.js"
 
 export class Steps {
   /** look(number): the step to compare, when the pointer or the focus comes to it. choose(number): to check it out. */
@@ -13,7 +14,7 @@ export class Steps {
     this.element = element("ol", {
       class: "reedit-steps",
       role: "listbox",
-      "aria-label": "Steps of the session. Enter checks one out.",
+      "aria-label": text("steps"),
     })
     this.element.addEventListener("keydown", (event) => this.press(event))
     this.element.addEventListener("click", (event) => this.at(event, (number) => this.choose(number)))
@@ -82,12 +83,14 @@ function drawRow(step, rail, found, { current, main }) {
   const picture = found
     ? element("img", { src: pictureAddress(found.picture), alt: "", loading: "lazy", decoding: "async", draggable: "false" })
     : element("span", { class: "reedit-gone" })
-  const notes = [step.tool !== step.label ? step.tool : "", step.changed && `${step.changed} changed`].filter(Boolean)
+  const changed = step.changed && text("changed", { share: step.changed })
+  const notes = [step.tool !== step.label ? step.tool : "", changed].filter(Boolean)
   const words = element("span", { class: "reedit-words" }, [
     element("span", { class: "reedit-label", text: nameOf(step) }),
     element("span", { class: "reedit-notes", text: notes.join(" · ") }),
   ])
-  const badges = element("span", { class: "reedit-badges" }, current ? [element("span", { class: "reedit-badge", text: "current" })] : [])
+  const now = current ? [element("span", { class: "reedit-badge", text: text("current") })] : []
+  const badges = element("span", { class: "reedit-badges", "data-next": text("next") }, now)
   return element(
     "li",
     {
