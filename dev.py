@@ -62,6 +62,8 @@ BROWSERS = (
     "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
 )
 
+ALL = "all"  # of the benchmarks
+
 
 # --- a browser -------------------------------------------------------------------------------------------------------
 
@@ -198,11 +200,11 @@ def bench(options: argparse.Namespace) -> int:
     scripts = {script.stem: script for script in sorted((CHECKOUT / "tests" / "bench").glob("[!_]*.py"))}
     if not scripts:
         raise Problem("there is no benchmark yet: one is a script tests/bench/NAME.py.")
-    if options.name and options.name not in scripts:
-        raise Problem(f"there is no benchmark {options.name!r}. There is: {', '.join(scripts)}.")
+    chosen = list(scripts) if options.name in (None, ALL) else [options.name]
+    if chosen[0] not in scripts:
+        raise Problem(f"there is no benchmark {options.name!r}. There is: {', '.join(scripts)}, and {ALL}.")
     python, variables = prepare()
-    (BUILD / "bench").mkdir(exist_ok=True)
-    chosen = [options.name] if options.name else list(scripts)
+    (BUILD / "bench").mkdir(parents=True, exist_ok=True)
     if "panel" in chosen:  # the one that measures the page
         variables["REEDIT_BROWSER"] = find_browser(python, variables)
     failed = [name for name in chosen if run([python, scripts[name]], variables=variables) != 0]
@@ -233,7 +235,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     }
     add["test"].add_argument("--slow", action="store_true", help="also run the tests that are marked slow")
     add["serve"].add_argument("--port", type=port_number, default=8188, help="the port to serve at (default 8188)")
-    add["bench"].add_argument("name", metavar="NAME", nargs="?", help="a script of tests/bench, without .py")
+    add["bench"].add_argument("name", metavar="NAME", nargs="?", help=f"a script of tests/bench, without .py, or {ALL}")
     options, others = parser.parse_known_args(arguments)
     if others and options.command != "test":
         add[options.command].error(f"unknown: {' '.join(others)}")

@@ -315,7 +315,18 @@ def test_an_unknown_benchmark_lists_what_there_is(build, tmp_path, capsys):
     for name in ("drift.py", "inversion.py", "_shared.py"):
         (folder / name).touch()
     assert dev.main(["bench", "drfit"]) == 2
-    assert "no benchmark 'drfit'. There is: drift, inversion." in capsys.readouterr().err
+    assert "no benchmark 'drfit'. There is: drift, inversion, and all." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["all"]], ids=["no name", "all"])
+def test_all_benchmarks_run_and_those_that_fail_are_named(build, tmp_path, monkeypatch, capsys, words):
+    folder = tmp_path / "checkout" / "tests" / "bench"
+    folder.mkdir()
+    for name, status in {"drift": 0, "inversion": 1, "_shared": 1}.items():
+        (folder / f"{name}.py").write_text(f"print({name!r}, flush=True)\nraise SystemExit({status})\n")
+    monkeypatch.setattr(dev, "prepare", lambda: (Path(sys.executable), {**os.environ}))
+    assert dev.main(["bench", *words]) == 1
+    assert "failed: inversion" in capsys.readouterr().out
 
 
 def test_a_browser_that_is_not_there_says_how_to_name_one(build, monkeypatch):

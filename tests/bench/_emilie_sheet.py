@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from _chain import pictures_of
-from _emilie_chain import Chain, chain_edits, truth_after
+from _emilie_chain import IMAGE, LATENT, Chain, chain_edits, truth_after
 from _emilie_figures import decoded, shown_edits
 from _emilie_five import plan
 from _emilie_masked import HOST_DUAL, MASKS, OURS, Case, masked_edits
@@ -19,14 +19,34 @@ from torch import Tensor
 
 ENLARGED = 2  # each pixel, on each side
 SCENES = 3  # of each sheet
+# The picture at the top of README: one scene, the rows' names, and how much each pixel is enlarged there.
+FRONT, FRONT_ENLARGED = 7, 3
+FRONT_EDITS = (1, 5, 10, 15, 20, 25)
+FRONT_ROWS = {"as it should be": "", "ReEdit": LATENT, "a round trip each": IMAGE}
 
 Row = list[tuple[str, Tensor]]  # labels and pictures
 
 
-def write(name: str, rows: list[Row]) -> None:
+def write(file: str, rows: list[Row], enlarged: int = ENLARGED) -> None:
     pairs = [pair for row in rows for pair in row]
-    shown = [picture.repeat_interleave(ENLARGED, 0).repeat_interleave(ENLARGED, 1) for _, picture in pairs]
-    to_image(contact_strip(shown, [label for label, _ in pairs], len(rows[0]))).save(FOLDER / f"emilie_{name}.png")
+    shown = [picture.repeat_interleave(enlarged, 0).repeat_interleave(enlarged, 1) for _, picture in pairs]
+    sheet = to_image(contact_strip(shown, [label for label, _ in pairs], len(rows[0])))
+    sheet.save(FOLDER / f"emilie_{file}", quality=88)
+
+
+def draw_front(results: dict[Any, dict[str, Tensor]], seed: int) -> None:
+    """One scene, changed and changed back in turns inside its mask: the truth, ReEdit, and the host's nodes."""
+    edits = chain_edits(0, FRONT + 1, seed)
+    (source,) = pictures_of([edits[FRONT].before])
+    rows: list[Row] = []
+    for name, carried in FRONT_ROWS.items():
+        chain = Chain(carried, masked=True)
+        row = [("the source" if not carried else "", source)]
+        for number in FRONT_EDITS:
+            picture = decoded(chain, results[chain], number)[FRONT] if carried else truth_after(edits, number)[FRONT]
+            row.append((f"edit {number}, {name}", picture))
+        rows.append(row)
+    write("front.jpg", rows, FRONT_ENLARGED)
 
 
 def draw_chains(results: dict[Any, dict[str, Tensor]], seed: int) -> None:
@@ -43,7 +63,7 @@ def draw_chains(results: dict[Any, dict[str, Tensor]], seed: int) -> None:
     for chain in chains:
         ends = {number: decoded(chain, results[chain], number) for number in numbers}
         rows.append([(f"{number}: {chain}", ends[number][scene]) for scene, number in places])
-    write("chain", rows)
+    write("chain.png", rows)
 
 
 def draw_masks(results: dict[Any, dict[str, Tensor]], seed: int) -> None:
@@ -63,7 +83,7 @@ def draw_masks(results: dict[Any, dict[str, Tensor]], seed: int) -> None:
         shown = [(mask, picture[:, :, None].expand(-1, -1, 3)) for mask, picture in masks.items()]
         rows.append([(edit.instruction, before), *shown])
         rows += [[("as it should be", after), *((way, ends[way, mask][number]) for mask in MASKS)] for way in ways]
-    write("masks", rows)
+    write("masks.png", rows)
 
 
 def draw_five(results: dict[Any, dict[str, Tensor]], ways: list[Any], seed: int) -> None:
@@ -76,4 +96,4 @@ def draw_five(results: dict[Any, dict[str, Tensor]], ways: list[Any], seed: int)
         before, after = pictures_of([edits[0].before, edits[-1].after])
         told = "; ".join(edit.instruction for edit in edits)
         rows.append([(told, before), ("as it should be", after), *((str(way), ends[way][number]) for way in ways)])
-    write("five", rows)
+    write("five.png", rows)

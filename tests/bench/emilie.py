@@ -42,7 +42,7 @@ from _emilie_figures import (
 )
 from _emilie_five import THREE_WAY
 from _emilie_masked import GRADIENT_MASK, HOST_DUAL, HOST_KSAMPLER, MASKS, NO_MASK, OURS, SOFT
-from _emilie_sheet import draw_chains, draw_five, draw_masks
+from _emilie_sheet import FRONT, FRONT_EDITS, draw_chains, draw_five, draw_front, draw_masks
 from _emilie_world import IMAGE_SCALE, KEPT, SAMPLER, SCHEDULER, TEXT_SCALE, load, reed_decoder, save
 from _report import FOLDER, defaults, goal, write_report
 from reedit.nodes.alignment import ReEditAlign
@@ -284,6 +284,8 @@ def main() -> None:
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     draw_chains(results, size.seed)
+    if size.scenes > FRONT and size.length >= FRONT_EDITS[-1]:
+        draw_front(results, size.seed)
     draw_masks(results, size.seed)
     draw_five(results, list(FIVE_WAYS[:-1]), size.seed)
     _emilie_printed.draw(FOLDER / "emilie_printed.png", size.seed)
