@@ -126,6 +126,13 @@ def test_a_click_checks_out_and_the_next_run_goes_there(frontend, tab, branches)
     frontend.screenshot("history_panel")
 
 
+def test_what_is_typed_into_the_node_is_marked_too(tab, branches):
+    tab.set_widget(branches, "edit", "1")
+    expect(tab.row(1)).to_have_class("reedit-step reedit-next")
+    tab.set_widget(branches, "edit", "2")  # where it is
+    expect(tab.list.locator(".reedit-next")).to_have_count(0)
+
+
 @pytest.mark.parametrize("nodes_2", [True, False], ids=["Nodes 2.0", "classic canvas"])
 def test_the_selected_node_decides_what_is_shown(frontend, tab, branches, nodes_2):
     tab.setting("Comfy.VueNodes.Enabled", nodes_2)
@@ -164,6 +171,18 @@ def test_the_panel_and_its_tab_follow_the_language_of_the_page(tab, branches):
     expect(tab.panel.locator(".reedit-title")).to_have_text("Edit History")
     tab.speak("en", "Templates")
     expect(tab.button).to_have_text("Edit History")
+
+
+def test_the_steps_are_there_when_the_page_was_loaded_anew(frontend, tab, branches):
+    nodes = len(frontend.nodes())
+    frontend.page.reload()
+    frontend.page.wait_for_function("count => window.app?.graph?.nodes.length === count", arg=nodes)
+    tab.toggle()
+    expect(tab.rows).to_have_count(len(BRANCHES))
+    assert tab.labels() == BRANCHES and tab.current() == 3
+    tab.page.wait_for_function("() => document.querySelector('.reedit-after').naturalWidth")  # the host has it still
+    tab.page.evaluate("window.app.rootGraph.id = crypto.randomUUID()")  # another workflow with the same nodes
+    expect(tab.empty).to_be_visible()
 
 
 @pytest.fixture(scope="module")

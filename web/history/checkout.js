@@ -30,14 +30,18 @@ export function findCheckout({ node, session }, step) {
   return found.find(({ word }) => word !== undefined)
 }
 
-/** The step to which the best Checkout node is set, if that is not where it went in the last run; or undefined. */
+/**
+ * { widget, step }: of the best Checkout node, and the step to which it is set, unless it went there in the last run.
+ * Either may be undefined.
+ */
 export function stepToCome({ node, session }) {
   const [checkout] = candidates(node)
-  if (!checkout) return undefined
+  if (!checkout) return {}
+  const widget = widgetOf(checkout)
   const words = wordsOf(checkout, session)
-  const next = session.steps.find((step) => words.get(step.name) === widgetOf(checkout).value)
+  const next = session.steps.find((step) => words.get(step.name) === widget.value)
   const before = sessionOf(checkout) ?? session
-  return before.steps[before.current].name === next?.name ? undefined : next
+  return { widget, step: before.steps[before.current].name === next?.name ? undefined : next }
 }
 
 /** Set a Checkout's widget as a person would: the change can be undone, and both kinds of canvas show it. */

@@ -3,6 +3,7 @@ import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 import { addCheckout, findCheckout, setCheckout, stepToCome } from "./checkout.js"
 import { Comparison, nameOf } from "./comparison.js"
+import { readEarlier } from "./earlier.js"
 import { element } from "./elements.js"
 import { collectPictures, findSession, selectedNode } from "./session.js"
 import { Steps } from "./steps.js"
@@ -32,13 +33,24 @@ export class HistoryPanel {
     document.head.append(element("link", { rel: "stylesheet", href: address }))
   }
 
-  /** The classic canvas tells of its selection and Nodes 2.0 does not, so the panel looks for itself while it is open. */
-  watchSelection() {
+  /**
+   * The page tells nobody of its language and its workflow, the classic canvas of its selection and Nodes 2.0 not, a widget
+   * not of what is typed into it: so the panel looks for itself while it is open.
+   */
+  watch() {
     if (language() !== this.language) return this.open(this.element.parentElement)
-    const { graph } = app.canvas
-    const selected = selectedNode()
-    if (graph === this.seen?.graph && selected === this.seen?.selected) return
-    this.seen = { graph, selected }
+    this.recall()
+    const now = [app.canvas.graph, selectedNode(), this.widget?.value]
+    if (now.every((one, place) => one === this.seen?.[place])) return
+    this.seen = now
+    this.refreshSoon()
+  }
+
+  /** Ask the host, once for each workflow that is opened, what its nodes told before. */
+  async recall() {
+    if (this.asked === app.rootGraph.id) return
+    this.asked = app.rootGraph.id
+    await readEarlier()
     this.refreshSoon()
   }
 
@@ -67,10 +79,10 @@ export class HistoryPanel {
     ])
     container.classList.add("reedit-tab")
     container.replaceChildren(this.element)
-    this.shown = undefined
+    this.shown = this.asked = undefined
     this.refresh()
     clearInterval(this.watching)
-    this.watching = setInterval(() => this.watchSelection(), LOOK)
+    this.watching = setInterval(() => this.watch(), LOOK)
   }
 
   close() {
@@ -171,7 +183,9 @@ export class HistoryPanel {
 
   /** Mark the step that the Checkout node of this session will go to in the next run. */
   markNext() {
-    this.steps.mark(stepToCome(this)?.number)
+    const { widget, step } = stepToCome(this)
+    this.widget = widget
+    this.steps.mark(step?.number)
   }
 
   say(...parts) {

@@ -1,17 +1,12 @@
 // Which session the panel shows, from what the nodes of the open graph told when they ran.
 import { app } from "../../../scripts/app.js"
-
-const KEY = "reedit_session"
-
-/** The name under which the page keeps what a node showed: a node in a subgraph has the subgraph's before its own. */
-function locator(node) {
-  const graph = node.graph
-  return !graph || graph === app.rootGraph || graph.isRootGraph ? String(node.id) : `${graph.id}:${node.id}`
-}
+import { toldEarlier } from "./earlier.js"
+import { KEY, locator } from "./locator.js"
 
 /** What a node told of its session when it last ran: { current, steps }; undefined if it has told nothing. */
 export function sessionOf(node) {
-  const session = app.nodeOutputs?.[locator(node)]?.[KEY]?.[0]
+  const name = locator(node)
+  const [session] = app.nodeOutputs?.[name]?.[KEY] ?? toldEarlier().get(name) ?? []
   return Array.isArray(session?.steps) && session.steps.length ? session : undefined
 }
 
@@ -59,7 +54,8 @@ export function selectedNode() {
 
 /**
  * { node, session } to show: of the selected node, or of what feeds it. Where that has none, of the node that was shown
- * before. Where nothing is selected, the longest session, of several nodes that have it the one that told of it last.
+ * before. Where nothing is selected, the longest session, of several nodes that have it the one that told of it last; of
+ * those that told before the page was loaded, the one that comes last in the graph.
  * order: a Map from a node's name, as the page keeps it, to when it told.
  */
 export function findSession(before, order) {
@@ -70,15 +66,18 @@ export function findSession(before, order) {
     return { node: before, session: sessionOf(before) }
   const told = (app.canvas?.graph?.nodes ?? []).filter(sessionOf).map((node) => ({ node, session: sessionOf(node) }))
   const when = ({ node }) => order.get(locator(node)) ?? 0
-  told.sort((one, other) => other.session.steps.length - one.session.steps.length || when(other) - when(one))
+  const length = ({ session }) => session.steps.length
+  const last = (one, other) => when(other) - when(one) || other.node.order - one.node.order
+  told.sort((one, other) => length(other) - length(one) || last(one, other))
   return told[0]
 }
 
 /** The best picture of every step that any node has told of, by the step's name: a decoded one before rough colours. */
 export function collectPictures() {
   const pictures = new Map()
-  for (const output of Object.values(app.nodeOutputs ?? {})) {
-    for (const { name, picture, rough } of output?.[KEY]?.[0]?.steps ?? []) {
+  const sessions = [...Object.values(app.nodeOutputs ?? {}).map((output) => output?.[KEY]), ...toldEarlier().values()]
+  for (const session of sessions) {
+    for (const { name, picture, rough } of session?.[0]?.steps ?? []) {
       if (picture && (!pictures.has(name) || !rough)) pictures.set(name, { picture, rough })
     }
   }
