@@ -35,7 +35,8 @@ class LiveServer:
     """A running host. Use as a context manager.
 
     host: ComfyUI's folder. base_directory: its custom_nodes and models. scratch: where input, output, user and the log of
-    this server stand, so that servers do not see each other's files.
+    this server stand, so that servers do not see each other's files. REEDIT_FRONTEND names the folder of another page than
+    the host's own, as `comfyui_frontend_package/static` of a newer one.
     """
 
     def __init__(self, host: Path, base_directory: Path, scratch: Path) -> None:
@@ -66,6 +67,8 @@ class LiveServer:
             self.base_directory,
             *folders,
         ]
+        if frontend := os.environ.get("REEDIT_FRONTEND"):
+            command += ["--front-end-root", frontend]
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
                 [str(word) for word in command],
