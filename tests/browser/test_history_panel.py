@@ -241,6 +241,29 @@ def test_where_no_checkout_is_the_panel_adds_one(tab, long):
     assert link == [long["decode"], 1]  # the latent that ReEdit Decode passes on
 
 
+def test_a_session_is_followed_in_and_out_of_subgraphs(frontend, tab, long):
+    """The session is made within one, and the Checkout that the panel added stands outside."""
+    into = """(ids) => {
+      const { graph } = window.app
+      const { node, subgraph } = graph.convertToSubgraph(new Set(ids.map((id) => graph.getNodeById(id))))
+      window.inner = subgraph
+      window.app.canvas.select(node)
+    }"""
+    tab.set_widget(long["decode"], "tile_size", 64)  # else nothing runs, and nothing tells
+    frontend.page.evaluate(into, [long[name] for name in ("session", "vae", "decode")])
+    expect(tab.empty).to_be_visible()  # nothing has told of it yet
+    frontend.run(RUN_SECONDS)
+    expect(tab.rows).to_have_count(MANY + 1)
+    value = "() => window.app.rootGraph.nodes.find((node) => node.type === 'ReEditCheckout').widgets[0].value"
+    tab.row(3).click()
+    assert tab.page.evaluate(value) == "3"
+    frontend.page.evaluate("window.app.canvas.setGraph(window.inner)")
+    expect(tab.rows).to_have_count(MANY + 1)
+    tab.row(4).click()
+    assert tab.page.evaluate(value) == "4"
+    frontend.page.evaluate("window.app.canvas.setGraph(window.app.rootGraph)")
+
+
 def test_a_graph_without_a_session_says_what_to_do(tab, long, frontend):
     build_graph(frontend, [{"name": "latent", "type": "EmptyLatentImage", "pos": [100, 100]}])
     frontend.page.evaluate("window.app.canvas.selectItems(window.app.graph.nodes)")

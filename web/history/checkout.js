@@ -1,12 +1,14 @@
 // Going to a step: the panel sets the widget of a ReEdit Checkout node, and the next run goes there.
 import { app } from "../../../scripts/app.js"
-import { around, downstream, selectedNode, sessionOf, upstream, withSession } from "./session.js"
+import { around, downstream, nodesIn, upstream } from "./neighbours.js"
+import { isHere, selectedNode, sessionOf, withSession } from "./session.js"
 
 const TYPE = "ReEditCheckout"
 const WIDGET = "edit"
 
 const widgetOf = (node) => node.widgets?.find((widget) => widget.name === WIDGET)
-const isCheckout = (node) => node.type === TYPE && Boolean(widgetOf(node))
+const isWired = (node) => node.inputs?.some((input) => input.widget?.name === WIDGET && input.link != null)
+const isCheckout = (node) => node.type === TYPE && Boolean(widgetOf(node)) && !isWired(node)
 
 /**
  * What to write into a Checkout's widget for each step that its session has: a Map by the steps' names. Where neither it nor
@@ -64,7 +66,10 @@ function latentOf(node) {
 }
 
 /** Put a ReEdit Checkout node beside the node whose session is shown, wired to it. Undefined if no latent leads there. */
-export function addCheckout(node) {
+export function addCheckout(shown) {
+  // Of a node in a subgraph, beside the subgraph: where the user looks.
+  const holds = ({ subgraph }) => subgraph && [...nodesIn(subgraph)].includes(shown)
+  const node = isHere(shown) ? shown : (app.canvas.graph.nodes.find(holds) ?? shown)
   const source = latentOf(node)
   const checkout = source && globalThis.LiteGraph?.createNode(TYPE)
   if (!checkout) return undefined

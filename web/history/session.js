@@ -2,6 +2,7 @@
 import { app } from "../../../scripts/app.js"
 import { toldEarlier } from "./earlier.js"
 import { KEY, locator } from "./locator.js"
+import { nodesIn, upstream } from "./neighbours.js"
 
 /** What a node told of its session when it last ran: { current, steps }; undefined if it has told nothing. */
 export function sessionOf(node) {
@@ -9,30 +10,6 @@ export function sessionOf(node) {
   const [session] = app.nodeOutputs?.[name]?.[KEY] ?? toldEarlier().get(name) ?? []
   return Array.isArray(session?.steps) && session.steps.length ? session : undefined
 }
-
-/** The nodes that feed a node's inputs, LATENT inputs first, since the session travels there. */
-function nodesBefore(node) {
-  const inputs = (node.inputs ?? []).map((input, slot) => ({ slot, latent: input.type === "LATENT" }))
-  inputs.sort((one, other) => other.latent - one.latent)
-  return inputs.map(({ slot }) => node.getInputNode(slot)).filter(Boolean)
-}
-
-function nodesAfter(node) {
-  return (node.outputs ?? []).flatMap((_, slot) => node.getOutputNodes(slot) ?? [])
-}
-
-/** The node and all that feed it (or that it feeds), the nearest first. */
-function* walk(node, neighbours) {
-  const seen = new Set([node])
-  for (const one of seen) {
-    yield one
-    for (const next of neighbours(one)) seen.add(next) // a Set is walked in the order in which it grows
-  }
-}
-
-export const upstream = (node) => walk(node, nodesBefore)
-export const downstream = (node) => walk(node, nodesAfter)
-export const around = (node) => walk(node, (one) => [...nodesBefore(one), ...nodesAfter(one)])
 
 /** The first of these nodes that has told of a session: { node, session }. */
 export function withSession(nodes) {
@@ -44,7 +21,7 @@ export function withSession(nodes) {
 }
 
 /** Whether a node stands in the graph that is open. */
-const isHere = (node) => app.canvas?.graph?.getNodeById(node.id) === node
+export const isHere = (node) => app.canvas?.graph?.getNodeById(node.id) === node
 
 /** The first of the selected nodes; groups can be selected too, and what was removed may still be. */
 export function selectedNode() {
@@ -64,7 +41,7 @@ export function findSession(before, order) {
   if (found) return found
   if (selected && before && isHere(before) && sessionOf(before))
     return { node: before, session: sessionOf(before) }
-  const told = (app.canvas?.graph?.nodes ?? []).filter(sessionOf).map((node) => ({ node, session: sessionOf(node) }))
+  const told = [...nodesIn(app.canvas?.graph)].filter(sessionOf).map((node) => ({ node, session: sessionOf(node) }))
   const when = ({ node }) => order.get(locator(node)) ?? 0
   const length = ({ session }) => session.steps.length
   const last = (one, other) => when(other) - when(one) || other.node.order - one.node.order
