@@ -45,10 +45,12 @@ class StoredDINOv2:
 
     @property
     def width(self) -> int:
+        """Channels of a token."""
         return self.tensors["embeddings.cls_token"].shape[-1]
 
     @property
     def registers(self) -> int:
+        """How many register tokens stand between the class token and the patches'; 0 where it has none."""
         tokens = self.tensors.get("embeddings.register_tokens")
         return 0 if tokens is None else tokens.shape[1]
 
@@ -64,6 +66,7 @@ class StoredDINOv2:
 
     @property
     def layers(self) -> int:
+        """Of the transformer."""
         return len({name.split(".")[2] for name in self.tensors if name.startswith("encoder.layer.")})
 
     @property

@@ -45,6 +45,7 @@ class BridgeEncoder(nn.Module):
         self.to_moments = nn.Linear(width, 2 * config.channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Moments of x'' = x' + MLP(norm(x')), x' = W x + b + attention(norm(x)): means, then logarithms of variances."""
         seen = self.norm1(tokens)
         hidden = self.skip_proj(tokens) + self.attn(seen, seen, seen, need_weights=False)[0]
         return self.to_moments(hidden + self.proj2(self.norm2(hidden)))
@@ -63,6 +64,7 @@ class BridgeDecoder(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, cells: Tensor) -> Tensor:
+        """The tokens of a latent's N cells, in rows from the top left; N is free, since there are no positions."""
         return self.out_proj(self.net(self.in_proj(cells)))
 
 
@@ -88,6 +90,7 @@ class PixelDecoder(nn.Module):
         self.decoder_pred = nn.Linear(width, 3 * config.decoder_patch**2)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """The patches of N = cells² tokens, each (patch, patch, 3) flattened, normalised as the encoder's pictures are."""
         embedded = self.decoder_embed(tokens)
         first = self.trainable_cls_token.expand(len(tokens), -1, -1)
         hidden = torch.cat([first, embedded], 1) + self.decoder_pos_embed

@@ -70,6 +70,7 @@ def decibels(error: float) -> str:
 
 
 def step_name(trajectory: Trajectory, step: int) -> str:
+    """A step by its number, from 1, and by the sigma that it leads to. step: from 0."""
     return f"step {step + 1}, sigma {float(trajectory.sigmas[step + 1]):.3g}"
 
 

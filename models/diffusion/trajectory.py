@@ -55,10 +55,12 @@ class Trajectory:
 
     @property
     def steps(self) -> int:
+        """N, the inversion's steps."""
         return len(self.residuals)
 
     @property
     def batch(self) -> int:
+        """B, the samples that were inverted at once."""
         return self.states.shape[1]
 
     def calls(self, step: int) -> int:
@@ -67,6 +69,7 @@ class Trajectory:
 
     @property
     def total_calls(self) -> int:
+        """How often the model was called in all steps, for all samples at once."""
         return sum(self.calls(step) for step in range(self.steps))
 
     def remaining(self, step: int, sample: int) -> Residual:

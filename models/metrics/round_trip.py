@@ -49,6 +49,7 @@ class Pass:
 
     @property
     def mean(self) -> Figures:
+        """Over the pictures."""
         return mean_figures(self.figures)
 
 

@@ -69,6 +69,7 @@ class Caption:
 
     @property
     def height(self) -> int:
+        """In pixels, of the higher of the number and the lines together."""
         return max(self.number.height, sum(line.height for line in self.lines))
 
 

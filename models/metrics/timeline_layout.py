@@ -35,6 +35,7 @@ class Box:
 
     @property
     def middle(self) -> int:
+        """Its height on the sheet halfway down, in pixels from the top."""
         return (self.top + self.bottom) // 2
 
 

@@ -106,6 +106,7 @@ def run(given: argparse.Namespace, main_process: bool) -> None:
 
 
 def main() -> None:
+    """Train as the command line says. What is wrong with it, or stops the training, is one line, and exit status 1."""
     main_process = int(os.environ.get("RANK", 0)) == 0  # one of several GPUs' processes speaks for all
     logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
     parser, given = read_arguments()

@@ -37,6 +37,10 @@ class TimedBlock(nn.Module):
         self.modulation = nn.Linear(TIME_CHANNELS, 2 * out_channels)
 
     def forward(self, maps: Tensor, time: Tensor) -> Tensor:
+        """Maps, (B, channels, H, W), to (B, out_channels, H / stride, W / stride), half sides rounded down.
+
+        time: its embedding, (B, 128), as `Discriminator` makes it.
+        """
         scale, shift = self.modulation(time)[..., None, None].chunk(2, 1)
         return functional.leaky_relu(self.norm(self.convolution(maps)) * (1 + scale) + shift, SLOPE)
 

@@ -82,13 +82,16 @@ class EpsilonSettings(TrainingSettings):
 
     @property
     def betas(self) -> tuple[float, float]:
+        """AdamW's two decays, the paper's (C.2)."""
         return 0.0, 0.999
 
     @property
     def rate_falls(self) -> bool:
+        """Whether the learning rate falls to 0 over the steps, as `decay` says."""
         return self.decay
 
     def check(self) -> None:
+        """Raise ValueError that names the setting which is out of its range, or does not go with another."""
         super().check()
         check_discriminator(self)
         if self.latent_shift and not self.latent_scale:
@@ -238,13 +241,8 @@ class EpsilonTask(JudgedTask):
         return {name: config[name] for name in ("picture_variance", "latent_shift", "latent_scale")}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
         self.decoder.config = replace(self.decoder.config, **state)
-
-    def state_tensors(self) -> dict[str, Tensor]:
-        return {}  # all that is random follows from the pictures' numbers
-
-    def load_state_tensors(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        pass
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """The network as it is now, under diffusers' names."""

@@ -32,7 +32,9 @@ class DynamicIncrementation:
         return True
 
     def state(self) -> dict[str, Any]:
+        """What it must know to go on, as JSON can hold it."""
         return {"passes": self.passes, "history": self.history}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
         self.passes, self.history = int(state["passes"]), [list(entry) for entry in state["history"]]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .discriminator import NORM_GROUPS, AdversaryLoss, Discriminator
 from .fresh_weights import seeded
@@ -32,6 +34,13 @@ class JudgedTask:
         # Every so many steps, and so many times as strong: in the mean over the steps it is `penalty`.
         penalised = (step - settings.adversarial_start) % settings.penalty_every == 0
         return {**self.module.judged, "penalty": settings.penalty * settings.penalty_every if penalised else 0.0}
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """None: all that is random follows from the pictures' numbers."""
+        return {}
+
+    def load_state_tensors(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Nothing is taken up."""
 
     def judges(self, step: int) -> bool:
         """Whether the discriminator judges at this step, and learns."""

@@ -62,6 +62,7 @@ class KeptChains:
         return state
 
     def load_state(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take up what `state` gave, the chains on this device."""
         self.taken, self.chains = int(state["taken"]), []
         if "passes" in state:
             tensors = [state[name].to(device) for name in ("latents", "origins", "targets")]

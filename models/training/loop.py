@@ -23,10 +23,12 @@ class Task(Protocol):
     """What is trained. module(pictures, **arguments(step)) gives scalars by name, "loss" among them."""
 
     @property
-    def settings(self) -> TrainingSettings: ...
+    def settings(self) -> TrainingSettings:
+        """What the run is told, its optimizer included."""
 
     @property
-    def module(self) -> nn.Module: ...
+    def module(self) -> nn.Module:
+        """What is called with pictures, (B, 3, S, S) in 0..1, and gives the losses."""
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -57,15 +59,16 @@ class AdversarialTask(Task, Protocol):
 
     adversary(**adversary_arguments(step)) gives scalars by name, "loss" among them, right after the module was called, on
     the same pictures: so it can be told what the module made of them. All of its parameters are trained, by an AdamW of
-    their own with the same settings; their average is not kept. The module must leave no gradient in them. adversary_rate:
-    its learning rate, as a share of the module's.
+    their own with the same settings; their average is not kept. The module must leave no gradient in them.
     """
 
     @property
-    def adversary(self) -> nn.Module | None: ...
+    def adversary(self) -> nn.Module | None:
+        """What is trained beside the module; None where nothing is."""
 
     @property
-    def adversary_rate(self) -> float: ...
+    def adversary_rate(self) -> float:
+        """Its learning rate, as a share of the module's."""
 
     def adversary_arguments(self, step: int) -> dict[str, Any] | None:
         """What the adversary is told at this step; None where it is not trained at it."""

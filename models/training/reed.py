@@ -67,6 +67,7 @@ class REEDSettings(TrainingSettings):
     )
 
     def check(self) -> None:
+        """Raise ValueError that names the setting which is out of its range, or does not go with another."""
         super().check()
         if self.last_passes < self.first_passes:
             raise ValueError(
@@ -216,15 +217,19 @@ class REEDTask:
         return figures, shown
 
     def state(self) -> dict[str, Any]:
+        """How many passes the chain has, and why."""
         return {"incrementation": self.incrementation.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
         self.incrementation.load_state(state["incrementation"])
 
     def state_tensors(self) -> dict[str, Tensor]:
+        """The chains that go on at later steps; each process has its own."""
         return self.module.kept.state() if self.settings.kept_chains else {}
 
     def load_state_tensors(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take up what `state_tensors` gave, or nothing where it is lost: chains then start anew."""
         if state:
             self.module.kept.load_state(state, device)
 

@@ -106,9 +106,11 @@ class RPiAESettings(TrainingSettings):
 
     @property
     def betas(self) -> tuple[float, float]:
+        """AdamW's two decays, the authors'."""
         return 0.9, 0.95
 
     def check(self) -> None:
+        """Raise ValueError that names the setting which is out of its range."""
         super().check()
         check_discriminator(self)
 
@@ -288,16 +290,11 @@ class RPiAETask(JudgedTask):
         return figures, [held_out, made]
 
     def state(self) -> dict[str, Any]:
+        """Nothing: a stage changes nothing but its parameters."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        pass
-
-    def state_tensors(self) -> dict[str, Tensor]:
-        return {}  # all that is random follows from the pictures' numbers
-
-    def load_state_tensors(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        pass
+        """Nothing is taken up."""
 
 
 def trained_parameters(network: RPiAE, stage: str) -> dict[str, nn.Parameter]:

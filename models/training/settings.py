@@ -42,6 +42,7 @@ class TrainingSettings:
         return True
 
     def check(self) -> None:
+        """Raise ValueError that names the first setting which is out of its range, and what it may be."""
         for one in fields(self):
             value, limits = getattr(self, one.name), one.metadata
             if limits["choices"] and value not in limits["choices"]:
