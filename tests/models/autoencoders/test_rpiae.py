@@ -13,6 +13,8 @@ from diffusers.models.autoencoders.autoencoder_rae import RAEDecoder
 from random_rpiae import SMALL_RPIAE, random_tensors
 from reedit.models.autoencoders.rpiae import RPiAE, load_rpiae
 from reedit.models.autoencoders.rpiae_layout import (
+    BRIDGE_DECODER,
+    BRIDGE_ENCODER,
     PIXEL_DECODER,
     RPiAEConfig,
     StoredRPiAE,
@@ -21,6 +23,7 @@ from reedit.models.autoencoders.rpiae_layout import (
 )
 from safetensors.torch import save_file
 from torch.nn import functional
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +68,26 @@ def test_the_module_has_each_published_tensor_once(config):
 
 
 def test_the_pixel_decoder_is_that_of_diffusers_rae(network, stored):
+    theirs = diffusers_decoder(stored)
+    tokens = torch.randn(2, SMALL_RPIAE.cells**2, SMALL_RPIAE.width)
+    with torch.no_grad():
+        assert torch.allclose(network.draw(tokens), drawn(theirs, tokens), atol=1e-4, rtol=1e-4)
+
+
+def diffusers_decoder(stored: StoredRPiAE) -> RAEDecoder:
     """Another implementation of the same decoder, with the checkpoint's numbers under its own names."""
+    config = stored.config
     theirs = RAEDecoder(
-        hidden_size=SMALL_RPIAE.width,
-        decoder_hidden_size=SMALL_RPIAE.decoder_width,
-        decoder_num_hidden_layers=SMALL_RPIAE.decoder_layers,
-        decoder_num_attention_heads=SMALL_RPIAE.decoder_heads,
-        decoder_intermediate_size=SMALL_RPIAE.decoder_hidden,
-        num_patches=SMALL_RPIAE.cells**2,
-        patch_size=SMALL_RPIAE.decoder_patch,
-        image_size=SMALL_RPIAE.picture_side,
+        hidden_size=config.width,
+        decoder_hidden_size=config.decoder_width,
+        decoder_num_hidden_layers=config.decoder_layers,
+        decoder_num_attention_heads=config.decoder_heads,
+        decoder_intermediate_size=config.decoder_hidden,
+        num_patches=config.cells**2,
+        patch_size=config.decoder_patch,
+        image_size=config.picture_side,
     ).eval()
-    tensors = {
-        name.removeprefix(PIXEL_DECODER): value
-        for name, value in stored.tensors.items()
-        if name.startswith(PIXEL_DECODER)
-    }
+    tensors = part_of(stored, PIXEL_DECODER)
     theirs.decoder_pos_embed = tensors.pop("decoder_pos_embed")
     for published, own in (("query", "to_q"), ("key", "to_k"), ("value", "to_v")):
         tensors = {
@@ -88,12 +95,18 @@ def test_the_pixel_decoder_is_that_of_diffusers_rae(network, stored):
         }
     tensors = {name.replace("attention.output.dense", "attention.to_out.0"): tensors[name] for name in tensors}
     theirs.load_state_dict(tensors)
-    tokens = torch.randn(2, SMALL_RPIAE.cells**2, SMALL_RPIAE.width)
-    with torch.no_grad():
-        expected = theirs.unpatchify(theirs(tokens).logits)
-        mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        expected = expected * deviation[:, None, None] + mean[:, None, None]
-        assert torch.allclose(network.draw(tokens), expected, atol=1e-4, rtol=1e-4)
+    return theirs
+
+
+def part_of(stored: StoredRPiAE, part: str) -> dict[str, torch.Tensor]:
+    """The tensors of a part, under their names in it."""
+    return {name.removeprefix(part): value for name, value in stored.tensors.items() if name.startswith(part)}
+
+
+def drawn(decoder: RAEDecoder, tokens: torch.Tensor) -> torch.Tensor:
+    """What it draws of tokens, with ImageNet's mean and deviation given back."""
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return decoder.unpatchify(decoder(tokens).logits) * deviation[:, None, None] + mean[:, None, None]
 
 
 def test_fresh_positions_are_those_of_diffusers_rae():
@@ -117,29 +130,51 @@ def test_tokens_are_those_of_transformers_dinov2(network):
 
 
 def test_the_bridge_is_its_formula(network, stored):
-    """x' = W x + b + attention(norm(x)); x'' = x' + MLP(norm(x')); moments of x''."""
-    t = {name.removeprefix("vb_feature_encoder."): value for name, value in stored.tensors.items()}
-
-    def linear(name, values):
-        return values @ t[f"{name}.weight"].T + t[f"{name}.bias"]
-
-    def norm(name, values):
-        centred = values - values.mean(-1, keepdim=True)
-        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-        return scaled * t[f"{name}.weight"] + t[f"{name}.bias"]
-
-    tokens = torch.randn(2, 16, 24)
-    joined = norm("norm1", tokens) @ t["attn.in_proj_weight"].T + t["attn.in_proj_bias"]
-    query, key, value = (one.unflatten(-1, (4, 6)) for one in joined.chunk(3, -1))
-    weights = (torch.einsum("bnhd,bmhd->bhnm", query, key) / 6**0.5).softmax(-1)
-    attended = linear("attn.out_proj", torch.einsum("bhnm,bmhd->bnhd", weights, value).flatten(2))
-    hidden = linear("skip_proj", tokens) + attended
-    hidden = hidden + linear("proj2.3", functional.gelu(linear("proj2.0", norm("norm2", hidden))))
-    expected = linear("to_moments", hidden).mT.unflatten(-1, (4, 4))
+    tokens, latent = torch.randn(2, 16, 24), torch.randn(2, 6, 4, 4)
+    expected = Bridge(part_of(stored, BRIDGE_ENCODER), heads=4).moments(tokens).mT.unflatten(-1, (4, 4))
     with torch.no_grad():
         mean, log_variance = network.moments(tokens)
+        bridged = network.tokens_of(latent)
     assert torch.allclose(mean, expected[:, :6], atol=1e-4)
     assert torch.allclose(log_variance, expected[:, 6:].clamp(-30, 20), atol=1e-4)
+    expected = Bridge(part_of(stored, BRIDGE_DECODER), heads=4).tokens(latent.flatten(2).mT, layers=2)
+    assert torch.allclose(bridged, expected, atol=1e-4, rtol=1e-4)
+
+
+class Bridge:
+    """Plain formulas of the bridge's two halves, on the tensors of one of them."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor], heads: int) -> None:
+        self.tensors, self.heads = tensors, heads
+
+    def moments(self, tokens: torch.Tensor) -> torch.Tensor:
+        """x' = W x + b + attention(norm(x)); x'' = x' + MLP(norm(x')); moments of x''."""
+        hidden = self.linear("skip_proj", tokens) + self.attention("attn", self.norm("norm1", tokens))
+        inner = functional.gelu(self.linear("proj2.0", self.norm("norm2", hidden)))
+        return self.linear("to_moments", hidden + self.linear("proj2.3", inner))
+
+    def tokens(self, cells: torch.Tensor, layers: int) -> torch.Tensor:
+        """Layers of x' = x + attention(norm(x)), x'' = x' + MLP(norm(x')), between two linear maps."""
+        hidden = self.linear("in_proj", cells)
+        for layer in (f"net.{number}" for number in range(layers)):
+            hidden = hidden + self.attention(f"{layer}.self_attn", self.norm(f"{layer}.norm1", hidden))
+            inner = functional.gelu(self.linear(f"{layer}.linear1", self.norm(f"{layer}.norm2", hidden)))
+            hidden = hidden + self.linear(f"{layer}.linear2", inner)
+        return self.linear("out_proj", hidden)
+
+    def linear(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        return values @ self.tensors[f"{name}.weight"].T + self.tensors[f"{name}.bias"]
+
+    def norm(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        centred = values - values.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
+
+    def attention(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        joined = values @ self.tensors[f"{name}.in_proj_weight"].T + self.tensors[f"{name}.in_proj_bias"]
+        query, key, value = (one.unflatten(-1, (self.heads, -1)) for one in joined.chunk(3, -1))
+        weights = (torch.einsum("bnhd,bmhd->bhnm", query, key) / query.shape[-1] ** 0.5).softmax(-1)
+        return self.linear(f"{name}.out_proj", torch.einsum("bhnm,bmhd->bnhd", weights, value).flatten(2))
 
 
 def test_a_picture_goes_through_and_its_cells_stay_where_they_are(network):
@@ -161,6 +196,63 @@ def test_a_picture_that_is_not_square_is_refused(network):
 def test_latents_of_another_shape_are_refused(network, shape):
     with pytest.raises(ValueError, match=r"takes latents of 6 channels and 4×4 cells"):
         network.decode(torch.zeros(shape))
+
+
+# --- the published size -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published() -> RPiAE:
+    """The published RPiAE, its weights fresh, but no layer such that it does nothing."""
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(5)
+        network = RPiAE(RPiAEConfig()).eval()
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return network
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.slow
+def test_the_published_size_computes_what_others_do_with_its_weights(published):
+    """DINOv2-B with registers of transformers, the bridge's formulas, diffusers' decoder; one picture of 256 px."""
+    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "mlp_ratio": 4}
+    vision = Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(num_register_tokens=4, patch_size=14, image_size=518, **sizes)  # as facebook's config
+    ).eval()
+    stored = StoredRPiAE(RPiAEConfig(), published.published_tensors(), {})
+    norm = {"layernorm.weight": torch.ones(768), "layernorm.bias": torch.zeros(768)}
+    vision.load_state_dict({**published.encoder.state_dict(), **norm})
+    decoder = diffusers_decoder(stored)
+    assert count(published.encoder) == count(vision) - 2 * 768
+    assert count(published.pixel_decoder) == count(decoder)
+    linear = 768**2 + 768
+    assert count(published.bridge_encoder) == 7 * linear + 4 * 768 + 128 * 769  # attention, skip and MLP; norms; moments
+    assert count(published.bridge_decoder) == 65 * 768 + 6 * (12 * 768**2 + 13 * 768) + linear
+    millions = [round(count(part) / 1e6, 1) for part in published.children()]
+    assert millions == [86.6, 4.2, 43.2, 415.1] and round(count(published) / 1e6) == 549
+
+    picture = torch.rand(1, 3, 256, 256)
+    seen = functional.interpolate(picture, (224, 224), mode="bicubic", align_corners=False)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = vision((seen - mean[:, None, None]) / deviation[:, None, None]).last_hidden_state[:, 1 + 4 :]
+    tokens = published.tokens(picture)
+    assert tokens.shape == (1, 256, 768) and relative_error(tokens, expected) < 1e-4
+    moments = Bridge(part_of(stored, BRIDGE_ENCODER), heads=8).moments(expected)
+    latent = published.encode(picture)
+    assert latent.shape == (1, 64, 16, 16)
+    assert relative_error(latent.flatten(2).mT, moments[..., :64]) < 1e-4
+    bridged = Bridge(part_of(stored, BRIDGE_DECODER), heads=8).tokens(moments[..., :64], layers=6)
+    decoded = published.decode(latent)
+    assert decoded.shape == (1, 3, 256, 256)
+    assert relative_error(decoded, drawn(decoder, bridged)) < 1e-4
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
