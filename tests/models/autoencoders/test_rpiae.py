@@ -229,8 +229,8 @@ def test_the_published_size_computes_what_others_do_with_its_weights(published):
     decoder = diffusers_decoder(stored)
     assert count(published.encoder) == count(vision) - 2 * 768
     assert count(published.pixel_decoder) == count(decoder)
-    linear = 768**2 + 768
-    assert count(published.bridge_encoder) == 7 * linear + 4 * 768 + 128 * 769  # attention, skip and MLP; norms; moments
+    linear = 768**2 + 768  # of which the bridge's encoder has four in its attention, one beside it and two in its MLP
+    assert count(published.bridge_encoder) == 7 * linear + 4 * 768 + 128 * 769
     assert count(published.bridge_decoder) == 65 * 768 + 6 * (12 * 768**2 + 13 * 768) + linear
     millions = [round(count(part) / 1e6, 1) for part in published.children()]
     assert millions == [86.6, 4.2, 43.2, 415.1] and round(count(published) / 1e6) == 549
