@@ -25,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import ViewportSize
 from reed_workflows import PICTURES as TRAINING_PICTURES
 from saved_workflows import FOLDER
-from templates import choose_demo_models, saved
+from templates import FIRST, choose_demo_models, saved
 
 PAGES = ROOT / "web" / "docs"
 PICTURES = PAGES / "pictures"
@@ -37,7 +37,6 @@ MOST_BYTES = 45_000
 QUALITIES = (82, 72, 62, 52, 42)
 # High enough for a training node with all of its settings, the bars of the page above and below it.
 WINDOW: ViewportSize = {"width": 1700, "height": 1500}
-FIRST = ("undo_and_branch", "continue_tomorrow")  # the second opens what the first saved
 LAST = ("many_tools_one_latent", "mixed_edit_chain")  # long, with nodes that stand in others as well
 MUTED = 2  # the mode of a node that does not run
 # A node is taken from the first template that has it, but for these: there it shows more.

@@ -10,6 +10,8 @@ from comfy_frontend import ComfyFrontend
 from installation import PACK
 from saved_workflows import FOLDER, LOADERS
 
+FIRST = ("undo_and_branch", "continue_tomorrow")  # the second opens what the first saved
+
 
 def saved(template: str) -> dict[str, Any]:
     """The workflow as it stands in the file."""

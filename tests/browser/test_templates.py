@@ -9,10 +9,9 @@ import pytest
 from installation import PACK, install
 from reed_workflows import PICTURES
 from saved_workflows import FOLDER
-from templates import choose_demo_models, saved
+from templates import FIRST, choose_demo_models, saved
 
 RUN_SECONDS = 600
-FIRST = ("undo_and_branch", "continue_tomorrow")  # the second opens what the first saved
 # test_mixed_edit_chain is about that one.
 NAMES = (*FIRST, *sorted({file.stem for file in FOLDER.glob("*.json")} - {*FIRST, "mixed_edit_chain"}))
 
