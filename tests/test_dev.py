@@ -147,6 +147,17 @@ def test_a_failed_host_download_leaves_nothing(build, monkeypatch):
     assert list((build / "host").iterdir()) == []
 
 
+def test_the_newest_frontend_is_asked_for_again_and_a_failure_is_named(build, monkeypatch):
+    commands = []
+    monkeypatch.setattr(setup, "run", lambda command: commands.append([str(part) for part in command]) or 0)
+    folder = setup.newest_frontend(Path("python"))
+    assert folder == build / "newest_frontend" / "comfyui_frontend_package" / "static"
+    assert {"--upgrade", "--no-deps", str(build / "newest_frontend")} < set(commands[0])
+    monkeypatch.setattr(setup, "run", lambda command: 1)
+    with pytest.raises(setup.Problem, match="comfyui-frontend-package failed.*network or a proxy"):
+        setup.newest_frontend(Path("python"))
+
+
 # --- the archive -----------------------------------------------------------------------------------------------------
 
 
@@ -303,8 +314,12 @@ def test_wrong_arguments_end_with_status_2(arguments, capsys):
 
 
 def test_the_arguments_of_test_go_on_to_pytest():
-    options = dev.parse(["test", "-k", "name", "--slow", "tests/test_dev.py", "-x"])
-    assert options.slow and options.pytest_arguments == ["-k", "name", "tests/test_dev.py", "-x"]
+    options = dev.parse(["test", "-k", "name", "--slow", "tests/test_dev.py", "--newest-frontend", "-x"])
+    assert (
+        options.slow
+        and options.newest_frontend
+        and options.pytest_arguments == ["-k", "name", "tests/test_dev.py", "-x"]
+    )
 
 
 def test_an_unknown_benchmark_lists_what_there_is(build, tmp_path, capsys):
