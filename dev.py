@@ -42,6 +42,7 @@ from dev_setup import (
     Problem,
     ask,
     child_environment,
+    fingerprint,
     link_folder,
     newest_frontend,
     prepare,
@@ -199,21 +200,48 @@ def serve(options: argparse.Namespace) -> int:
         return 0
 
 
+def measured_code() -> list[Path]:
+    """The files that figures depend on."""
+    folders = [CHECKOUT / name for name in ("models", "nodes", "tests/bench", "tests/tiny_sd")]
+    return sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".safetensors"))
+
+
+def bench_all(python: Path, scripts: dict[str, Path], variables: dict[str, str]) -> int:
+    """Run every benchmark, for hours: those that ended well are noted, so that a run that was stopped or in which some failed
+    goes on with the others, as long as the code is the same."""
+    code = measured_code()
+    notes, stamp = BUILD / "bench" / "all.txt", fingerprint([path.name for path in code], *code)
+    lines = notes.read_text().split() if notes.is_file() else []
+    finished = lines[1:] if lines[:1] == [stamp] else []
+    if finished:
+        say(f"going on with a run that has finished {', '.join(finished)} (delete {notes} to begin again)")
+    for name in scripts:
+        if name not in finished and run([python, scripts[name]], variables=variables) == 0:
+            finished.append(name)
+            notes.with_suffix(".part").write_text("\n".join([stamp, *finished]))
+            notes.with_suffix(".part").replace(notes)
+    failed = [name for name in scripts if name not in finished]
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+        return 1
+    notes.unlink()
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     scripts = {script.stem: script for script in sorted((CHECKOUT / "tests" / "bench").glob("[!_]*.py"))}
     if not scripts:
         raise Problem("there is no benchmark yet: one is a script tests/bench/NAME.py.")
-    chosen = list(scripts) if options.name in (None, ALL) else [options.name]
-    if chosen[0] not in scripts:
+    everything = options.name in (None, ALL)
+    if not everything and options.name not in scripts:
         raise Problem(f"there is no benchmark {options.name!r}. There is: {', '.join(scripts)}, and {ALL}.")
     python, variables = prepare()
     (BUILD / "bench").mkdir(parents=True, exist_ok=True)
-    if "panel" in chosen:  # the one that measures the page
+    if everything or options.name == "panel":  # which measures the page
         variables["REEDIT_BROWSER"] = find_browser(python, variables)
-    failed = [name for name in chosen if run([python, scripts[name]], variables=variables) != 0]
-    if failed:
-        say(f"failed: {', '.join(failed)}")
-    return 1 if failed else 0
+    if everything:
+        return bench_all(python, scripts, variables)
+    return run([python, scripts[options.name]], variables=variables)
 
 
 def port_number(text: str) -> int:

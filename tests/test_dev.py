@@ -333,15 +333,50 @@ def test_an_unknown_benchmark_lists_what_there_is(build, tmp_path, capsys):
     assert "no benchmark 'drfit'. There is: drift, inversion, and all." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["all"]], ids=["no name", "all"])
-def test_all_benchmarks_run_and_those_that_fail_are_named(build, tmp_path, monkeypatch, capsys, words):
+@pytest.fixture
+def benchmarks(build, tmp_path, monkeypatch):
+    """The folder of three benchmarks that write down that they ran; `inversion` fails while there is a file `broken`."""
     folder = tmp_path / "checkout" / "tests" / "bench"
     folder.mkdir()
-    for name, status in {"drift": 0, "inversion": 1, "_shared": 1}.items():
-        (folder / f"{name}.py").write_text(f"print({name!r}, flush=True)\nraise SystemExit({status})\n")
+    (folder / "_shared.py").write_text("raise SystemExit(1)\n")
+    for name in ("drift", "inversion", "seams"):
+        (folder / f"{name}.py").write_text(
+            f"from pathlib import Path\nfolder = Path({str(folder)!r})\n"
+            f"with (folder / 'ran').open('a') as ran: ran.write('{name} ')\n"
+            f"raise SystemExit({name == 'inversion'} and (folder / 'broken').exists())\n"
+        )
     monkeypatch.setattr(dev, "prepare", lambda: (Path(sys.executable), {**os.environ}))
+    monkeypatch.setattr(dev, "find_browser", lambda *_: "chromium")
+    return folder
+
+
+@pytest.mark.parametrize("words", [[], ["all"]], ids=["no name", "all"])
+def test_all_benchmarks_run_and_those_that_failed_run_again(benchmarks, capsys, words):
+    (benchmarks / "broken").touch()
     assert dev.main(["bench", *words]) == 1
+    assert (benchmarks / "ran").read_text() == "drift inversion seams "
     assert "failed: inversion" in capsys.readouterr().out
+    (benchmarks / "broken").unlink()
+    assert dev.main(["bench", *words]) == 0
+    assert (benchmarks / "ran").read_text() == "drift inversion seams inversion "
+    assert "has finished drift, seams" in capsys.readouterr().out
+    assert dev.main(["bench", *words]) == 0
+    assert (benchmarks / "ran").read_text().endswith("inversion drift inversion seams ")
+
+
+def test_benchmarks_of_other_code_do_not_count(benchmarks, tmp_path):
+    (benchmarks / "broken").touch()
+    dev.main(["bench"])
+    (tmp_path / "checkout" / "models").mkdir()
+    (tmp_path / "checkout" / "models" / "new.py").touch()
+    dev.main(["bench"])
+    assert (benchmarks / "ran").read_text() == "drift inversion seams " * 2
+
+
+def test_one_benchmark_runs_alone(benchmarks):
+    (benchmarks / "broken").touch()
+    assert dev.main(["bench", "drift"]) == 0 and dev.main(["bench", "inversion"]) == 1
+    assert (benchmarks / "ran").read_text() == "drift inversion "
 
 
 def test_a_browser_that_is_not_there_says_how_to_name_one(build, monkeypatch):

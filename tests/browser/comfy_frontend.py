@@ -66,6 +66,11 @@ _SHOWN_PICTURES = """(id) => {
   const pictures = window.app.graph.getNodeById(id).imgs
   return pictures?.length && pictures.every((one) => one.complete) ? pictures : null
 }"""
+# Of pictures, once they have loaded or turned out not to be there.
+_SIZES = """(pictures) => Promise.all(pictures.map(async (one) => {
+  await one.decode().catch(() => {})
+  return [one.naturalWidth, one.naturalHeight]
+}))"""
 _DROP = """([name, bytes]) => {
   const carried = new DataTransfer()
   carried.items.add(new File([new Uint8Array(bytes)], name))
@@ -279,19 +284,21 @@ class ComfyFrontend:
         tooltip.wait_for()
         return tooltip.inner_text()
 
-    def help_of(self, node: int, address: str) -> str:
-        """The text of a node's help page, which ComfyUI fetches from this address; the node must be in view."""
+    def help_of(self, node: int, address: str) -> tuple[str, list[list[int]]]:
+        """A node's help page, which ComfyUI fetches from this address: its text and its pictures' [width, height], which
+        are 0 for one that is not there; the node must be in view."""
         self.select(node)
         with self.page.expect_response(lambda answer: answer.url.endswith(address)) as fetched:
             self.page.get_by_test_id("info-button").click()
         panel = self.page.get_by_test_id("properties-panel")
         panel.get_by_role("heading", level=1).wait_for()
         text = panel.inner_text()
+        pictures = panel.locator("img").evaluate_all(_SIZES)
         panel.get_by_role("button", name="Toggle properties panel").click()
         panel.wait_for(state="hidden")
         self.page.evaluate("window.app.canvas.deselectAll()")
         assert fetched.value.status == 200, address
-        return text
+        return text, pictures
 
     def screenshot(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)

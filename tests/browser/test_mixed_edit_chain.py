@@ -10,6 +10,7 @@ import requests
 from chain_builder import MODELS
 from edit_chain import edits
 from installation import PACK
+from PIL import Image
 from templates import choose_demo_models, saved
 from tiny_sd.world import SIZE
 
@@ -95,8 +96,10 @@ def test_the_help_page_opens_beside_the_graph(frontend, loaded):
     encode = node_titled("ReEditEncode")
     (bounds,) = (node["bounds"] for node in frontend.nodes() if node["id"] == encode)
     frontend.zoom_to(bounds)
-    shown = frontend.help_of(encode, f"/extensions/{PACK}/docs/{page.name}")
-    assert page.read_text(encoding="utf-8").splitlines()[0].strip("# ") in shown
+    text, pictures = frontend.help_of(encode, f"/extensions/{PACK}/docs/{page.name}")
+    assert page.read_text(encoding="utf-8").splitlines()[0].strip("# ") in text
+    with Image.open(page.parent / "pictures" / f"{page.stem}.jpg") as picture:
+        assert pictures == [list(picture.size)]
 
 
 def test_the_workflow_runs_and_shows_its_pictures(frontend, ran):
