@@ -121,6 +121,7 @@ def open_browser() -> Iterator[Page]:
             context.grant_permissions(["clipboard-read", "clipboard-write"])  # to see what the page copies
             page = context.new_page()
             page.set_default_timeout(PATIENCE)
+            expect.set_options(timeout=PATIENCE)
             yield page
         finally:
             browser.close()
@@ -170,7 +171,7 @@ class ComfyFrontend:
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_role("button", name=pack, exact=True).click()
         # Its name stands on the button, and then above its cards too; in newer versions also on a button that leads back.
-        expect(dialog.get_by_text(pack, exact=True)).not_to_have_count(1, timeout=PATIENCE)
+        expect(dialog.get_by_text(pack, exact=True)).not_to_have_count(1)
         prefix = "template-workflow-"
         cards = dialog.locator(f"[data-testid^={prefix}]")
         cards.first.wait_for()

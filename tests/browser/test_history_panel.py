@@ -27,6 +27,9 @@ LISTEN = """() => {
   })
 }"""
 
+# Opens another workflow with the same nodes.
+OTHER_WORKFLOW = "() => window.app.loadGraphData({ ...window.app.rootGraph.serialize(), id: crypto.randomUUID() })"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def long_session(server):
@@ -181,7 +184,7 @@ def test_the_steps_are_there_when_the_page_was_loaded_anew(frontend, tab, branch
     expect(tab.rows).to_have_count(len(BRANCHES))
     assert tab.labels() == BRANCHES and tab.current() == 3
     tab.page.wait_for_function("() => document.querySelector('.reedit-after').naturalWidth")  # the host has it still
-    tab.page.evaluate("window.app.rootGraph.id = crypto.randomUUID()")  # another workflow with the same nodes
+    frontend.page.evaluate(OTHER_WORKFLOW)
     expect(tab.empty).to_be_visible()
 
 

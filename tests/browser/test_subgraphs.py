@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from author_subgraphs import BLUEPRINTS
@@ -135,7 +136,7 @@ def test_the_node_library_lists_them_under_the_pack(frontend, around):
     page = frontend.page
     library = page.get_by_test_id("side-toolbar").get_by_role("button", name="Node Library")
     library.click()
-    search = page.get_by_placeholder("Search...")
+    search = page.get_by_placeholder(re.compile(r"^Search( Nodes)?\.\.\.$"))  # newer pages say what they search
     search.fill("ReEdit")
     for blueprint in BLUEPRINTS:
         expect(page.get_by_text(blueprint.name, exact=True)).to_be_visible()
