@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _readme import differences
 
 FOLDER = Path(__file__).parents[2] / "build" / "bench"
 _COMPARISONS = {"at most": operator.le, "at least": operator.ge, "less than": operator.lt}
@@ -38,16 +39,20 @@ def _plain(value: Any) -> Any:
 
 
 def write_report(name: str, seed: int, figures: dict[str, Any], goals: list[dict[str, Any]]) -> Path:
-    """Write build/bench/NAME.json and print the goals. Goals that are not met stay in the list."""
+    """Write build/bench/NAME.json, and print the goals, of which those that are not met stay in the list, and what README
+    says otherwise."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     report = {"name": name, "seed": seed, "versions": versions, "goals": goals, "figures": figures}
+    text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     file = FOLDER / f"{name}.json"
-    file.write_text(json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     for entry in goals:
         mark = "met    " if entry["met"] else "NOT MET"
         print(
             f"{mark} {entry['name']}: {entry['measured']:.6g} {entry['unit']} ({entry['comparison']} {entry['goal']})"
         )
     print(f"figures in {file}")
+    for sentence in differences(name, json.loads(text)["figures"]):
+        print(f"README says otherwise: {sentence}")
     return file
