@@ -244,6 +244,24 @@ def test_where_no_checkout_is_the_panel_adds_one(tab, long):
     assert link == [long["decode"], 1]  # the latent that ReEdit Decode passes on
 
 
+def test_a_checkout_that_a_link_sets_is_left_alone(tab, long):
+    wire = """() => {
+      const checkout = window.app.graph.nodes.find((node) => node.type === "ReEditCheckout")
+      const words = window.LiteGraph.createNode("PrimitiveString")
+      window.app.graph.add(words)
+      words.connect(0, checkout, checkout.inputs.findIndex((input) => input.widget?.name === "edit"))
+      return [Number(words.id), Number(checkout.id)]
+    }"""
+    words, checkout = tab.page.evaluate(wire)
+    before = tab.widget(checkout)
+    tab.row(2).click()
+    expect(tab.panel.get_by_role("status")).to_contain_text("No ReEdit Checkout")
+    assert tab.widget(checkout) == before
+    tab.page.evaluate("id => window.app.graph.remove(window.app.graph.getNodeById(id))", words)
+    tab.row(2).click()
+    assert tab.widget(checkout) == "2"
+
+
 def test_a_session_is_followed_in_and_out_of_subgraphs(frontend, tab, long):
     """The session is made within one, and the Checkout that the panel added stands outside."""
     into = """(ids) => {
@@ -264,6 +282,17 @@ def test_a_session_is_followed_in_and_out_of_subgraphs(frontend, tab, long):
     expect(tab.rows).to_have_count(MANY + 1)
     tab.row(4).click()
     assert tab.page.evaluate(value) == "4"
+    remove = """() => {
+      const { rootGraph } = window.app
+      rootGraph.remove(rootGraph.nodes.find((node) => node.type === "ReEditCheckout"))
+    }"""
+    tab.page.evaluate(remove)
+    tab.row(5).click()
+    tab.panel.get_by_role("button", name="Add ReEdit Checkout").click()
+    inside = (
+        "() => window.inner.nodes.filter((node) => node.type === 'ReEditCheckout').map((node) => node.widgets[0].value)"
+    )
+    assert tab.page.evaluate(inside) == ["5"]  # beside the node whose session it is
     frontend.page.evaluate("window.app.canvas.setGraph(window.app.rootGraph)")
 
 
