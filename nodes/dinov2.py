@@ -123,12 +123,14 @@ def patch_tokens(vision: Any, pixels: Tensor) -> Tensor:
     The picture is scaled to a square whatever its shape: so all of it is seen. Raises ValueError for a model whose tokens
     are no square of patches.
     """
-    tokens = vision.encode_image(pixels, crop=False)["last_hidden_state"]
-    side = int(vision.image_size) // int(vision.config.get("patch_size", 0) or 1)
-    if not 0 < side**2 <= tokens.shape[1] or "patch_size" not in vision.config:
+    patch = vision.config.get("patch_size")
+    side = int(vision.image_size) // int(patch) if patch else 0
+    # Of SigLIP 2 NaFlex, which takes pictures of any shape, the host says that the side is -1.
+    tokens = vision.encode_image(pixels, crop=False)["last_hidden_state"] if side > 0 else None
+    if tokens is None or side**2 > tokens.shape[1]:
         kind = getattr(vision, "model_type", type(vision).__name__)
         raise ValueError(
-            f"encoder ({kind}) gives {tokens.shape[1]} tokens, which are no square of patches. Connect a DINOv2 from Load "
-            "DINOv2 or Load CLIP Vision."
+            f"encoder ({kind}) gives tokens that are no square of patches. Connect a DINOv2 from Load DINOv2 or Load CLIP "
+            "Vision."
         )
     return tokens[:, tokens.shape[1] - side**2 :]

@@ -11,6 +11,7 @@ PASSED_THROUGH = {
     "ReEditAlign": "samples",
     "ReEditDecode": "samples",
     "ReEditDriftMeter": "samples",
+    "ReEditEpsilonDecode": "samples",
     "ReEditLatentConditioning": "samples",
     "ReEditSaveSession": "samples",
     "SetLatentNoiseMask": "samples",

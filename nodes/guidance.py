@@ -138,8 +138,8 @@ class ReEditBlendedGuider(io.ComfyNode):
                     min=0,
                     max=20,
                     tooltip="Model calls before the first step that look for the words in the source at low noise, where "
-                    "they are seen best; the mask then stays. 0: the mask of each step is the mean of the steps so far, as "
-                    "AIDI has it, and is poor in the first steps.",
+                    "they are seen best; that part of the mask then stays. 0: the mask of each step is the mean of the "
+                    "steps so far, as AIDI has it, and is poor in the first steps.",
                 ),
                 *mask_inputs(0.25, 0.4),
                 io.Float.Input(

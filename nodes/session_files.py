@@ -76,7 +76,8 @@ class ReEditSaveSession(io.ComfyNode):
                     "existing",
                     options=[NEW_NUMBER, REPLACE],
                     default=NEW_NUMBER,
-                    tooltip="If the file is there already: save under the next number, or put the new one in its place.",
+                    tooltip="new number: always under a number of its own, name_00001 and so on. replace: under the name "
+                    "itself, in the place of what is there.",
                 ),
             ],
             outputs=[

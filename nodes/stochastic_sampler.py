@@ -50,8 +50,8 @@ class ReEditStochasticSampler(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip="Where noise is added: white in full, grey less, black none. Without it, the mask of ReEdit "
-                    "Blended Guider, or the latent's noise mask, or everywhere. Another size of the same proportions is "
-                    "resized.",
+                    "Blended Guider or ReEdit Instruct Guider, or the latent's noise mask, or everywhere. Another size of "
+                    "the same proportions is resized.",
                 ),
             ],
             outputs=[io.Sampler.Output()],
@@ -134,7 +134,7 @@ def cells_of(mask: Tensor, x: Tensor) -> Tensor:
 
 
 def mask_of_run(guider: Any, extra_args: dict[str, Any], x: Tensor) -> float | Tensor:
-    """The guider's own mask as it is now, or else the latent's noise mask, or else 1: everywhere."""
+    """The mask of one of our guiders as it is now, or else the latent's noise mask, or else 1: everywhere."""
     found: Tensor | None = getattr(guider, "soft_mask", None)
     if found is not None:
         return like_samples(found.to(x), x)

@@ -16,7 +16,8 @@ from .vae_checks import encoding_vae, pixels_per_cell
 TILE_CELLS = 64  # where another node asks for tiles and names no size: the host's own
 TILE_TOOLTIP = (
     "0 works on the whole picture at once. Otherwise the side, in pixels, of the tiles that it is worked on in, which takes "
-    "less of the device's memory and gives the same result."
+    "less of the device's memory. The result is the same with the VAEs of SD, SDXL and Flux; others go through ComfyUI's own "
+    "tiles."
 )
 
 

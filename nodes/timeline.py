@@ -90,7 +90,8 @@ class ReEditTimeline(io.ComfyNode):
                 io.Image.Output(display_name="timeline", tooltip="One picture with all steps and their labels."),
                 io.Image.Output(
                     display_name="pictures",
-                    tooltip="The steps as a batch: the source first. Steps of another size than the last are left out.",
+                    tooltip="The steps as a batch: the source first. Steps of another size or batch than the newest are left "
+                    "out.",
                 ),
             ],
             is_output_node=True,

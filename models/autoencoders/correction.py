@@ -20,9 +20,10 @@ def decode_corrected(
     """What `decode` makes of z' after so many steps of z' ← z' + (z - encode(decode(z'))), from z' = z, the latent.
 
     encode: pictures to latents; decode: latents to pictures, as it is kept. latent: (B, C, h, w). The steps converge where
-    encode(decode(z)) is near z in its changes too. For a picture of the batch that a step takes further away, it is taken
-    back, and there are no more. Costs corrections + 1 decodes and `corrections` encodes; after_each: called after each
-    decode or encode. Raises ValueError where corrections is less than 0.
+    encode(decode(z)) is near z in its changes too. For a picture of the batch that a step took further away, as the next
+    one's encode tells, it is taken back, and there are no more; the last step is not checked. Costs corrections + 1 decodes
+    and `corrections` encodes; after_each: called after each decode or encode. Raises ValueError where corrections is less
+    than 0.
     """
     if corrections < 0:
         raise ValueError(f"corrections is {corrections}, and must be 0 or more.")

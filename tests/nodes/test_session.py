@@ -60,6 +60,7 @@ def test_what_is_passed_through_is_an_input_of_its_node():
     from reedit.nodes import NODES
 
     classes = {**host_nodes.NODE_CLASS_MAPPINGS, **{node.__name__: node for node in NODES}}
+    assert {"ReEditDecode", "ReEditEpsilonDecode"} < PASSED_THROUGH.keys()
     for name, passed in PASSED_THROUGH.items():
         kinds = classes[name].INPUT_TYPES()
         assert {**kinds["required"], **kinds.get("optional", {})}[passed][0] == "LATENT"
