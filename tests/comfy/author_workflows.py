@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chain_builder import MODELS
+from chain_builder import BOXES, DRAWN_FOR, MODELS
 from edit_chain import our_chain
 from epsilon_workflows import EPSILON_DECODE_NOTE, TRAIN_EPSILON_NOTE, epsilon_decode, train_epsilon
 from flagship_workflow import MANY_TOOLS_NOTE, many_tools_one_latent
@@ -36,27 +36,29 @@ from workflow_writer import WorkflowWriter
 
 ROOT = Path(__file__).parents[2]
 NOTES = {
-    "mixed_edit_chain": """## Ten edits, three kinds of tool, one latent
+    "mixed_edit_chain": f"""## Ten edits, three kinds of tool, one latent
 
 Blue groups are **instruction edits**, green ones **masked repaints**, yellow ones **painting by hand** on the decoded
 picture. The latent runs through all of them; pixels are encoded once at the start, and once for each time somebody paints.
 
-- Put your picture into *the picture to edit*, then change prompts and boxes: they are written for the demo's picture.
-- A box is a white rectangle on a black canvas of 64×64, whatever the size of your picture.
+- Put your picture into *the picture to edit*.
+{DRAWN_FOR}
+{BOXES}
 - At the end: the picture, every step side by side, and what moved where nothing should have.
 """,
-    "undo_and_branch": """## Undo, branch, save
+    "undo_and_branch": f"""## Undo, branch, save
 
 Two edits, then *ReEdit Checkout* goes back by one, and another second edit is made from there. Nothing is lost: the timeline
 shows both branches, and the whole session is saved as one file in ComfyUI's output folder.
 
 - *edit* in Checkout takes `back 1`, a number, a label, or `source`.
-- *continue_tomorrow*, the next template, opens the saved file and goes on with the other branch.
+- The template *continue_tomorrow* opens the saved file and goes on with the other branch.
+{DRAWN_FOR}
 """,
     "continue_tomorrow": """## Continue a saved session
 
-Run *undo_and_branch* first: it saves the session that is opened here. *ReEdit Checkout* goes to the branch with the white
-cross, by its label, and a third edit is made there. The latent is bit for bit the one that was saved.
+Run the template *undo_and_branch* first: it saves the session that is opened here. *ReEdit Checkout* goes to the branch with
+the white cross, by its label, and a third edit is made there. The latent is bit for bit the one that was saved.
 """,
     "invert_and_reconstruct": """## Invert a picture, and see how exact it is
 
@@ -64,13 +66,14 @@ cross, by its label, and a third edit is made there. The latent is bit for bit t
 whether it converged. Sampling from that noise, with the sigmas beside it, brings the picture back.
 
 - Say what your picture shows in *what the picture shows*. Guidance stays at 1, both ways.
+- All three take their steps from *BasicScheduler*.
 - Group 2 is for graphs that you already have: only the sampler is exchanged. Group 3 is the same without us.
-- *drift* shows the figures: the latent change, and the PSNR against the picture that was encoded.
+- *drift* shows the figures: the latent change, and the PSNR against the source as the VAE decodes it.
 """,
     "prompt_edit": """## Edit by prompt: change a word, and only that changes
 
-Put your picture into *the picture to edit*. In *the two prompts* write what it shows, and then the same with the change. Run.
-Nothing else has to be set.
+Put your picture into *the picture to edit*, at the size that your model likes. In *the two prompts* write what it shows, and
+then the same with the change. Run: nothing else has to be set.
 
 - *mask* shows where the model sees the words that changed. Outside of it the latent stays as it is, bit for bit.
 - Not changed enough: raise *cfg* in *ReEdit Blended Guider*. A rim of the old is left: lower *low* and *high*.
@@ -85,25 +88,26 @@ mask goes to any node: here *Grow Mask* and *Set Latent Noise Mask*, and ComfyUI
 - *prompt* says what your picture shows; *words* are those of its words that you want found.
 - *what it is to show* is the whole prompt again, with the change. Nothing came: another seed in *KSampler*.
 """,
-    "instruct_chain": """## Instruction after instruction, on the latent
+    "instruct_chain": f"""## Instruction after instruction, on the latent
 
 Each edit starts from the latent that the one before it made; nothing is encoded in between. Outside of a mask it stays bit
 for bit.
 
-- Write your instructions, and move the boxes under *what all edits share*: white on a canvas of 64×64, whatever your
-  picture's size.
-- *text_scale* and *image_scale* are set for the demo's small model. InstructPix2Pix wants about 7.5 and 1.5.
+- Write your instructions (to bypass a group, choose so in its menu), and move the boxes under *what all edits share*.
+{BOXES}
+- *text_scale* and *image_scale* are InstructPix2Pix's own: raise the first where too little changes, the second where too
+  much.
 - Groups 1 and 4 have no mask: the model finds the place by itself. In group 4 *ReEdit Align* is told it afterwards, and takes
   back what changed elsewhere.
-- The grey group shows what the update that EMILIE's paper prints makes of edit 1, taken literally.
+- The last group shows what the update that EMILIE's paper prints makes of instruction 2 on the source, taken literally.
 """,
-    "multi_mask_instruct": """## Several instructions in one run, each in its own mask
+    "multi_mask_instruct": f"""## Several instructions in one run, each in its own mask
 
 *ReEdit Instruction* gives each instruction a mask and scales of its own; chain as many as you like. *ReEdit Instruct Guider*
 carries all of them out in one sampling run, in about half the time of one run each.
 
 - Move the boxes under *what all edits share*, and write your instructions.
-- *text_scale* and *image_scale* are set for the demo's small model. InstructPix2Pix wants about 7.5 and 1.5.
+{BOXES}
 - Where one edit builds on another, use *instruct_chain* instead: there each sees what the one before it made.
 """,
     "reed_round_trip": REED_ROUND_TRIP_NOTE,
@@ -114,13 +118,15 @@ carries all of them out in one sampling run, in about half the time of one run e
     "rpiae": RPIAE_NOTE,
     "train_rpiae": TRAIN_RPIAE_NOTE,
     "many_tools_one_latent": MANY_TOOLS_NOTE,
-    "paint_and_merge": """## Paint, and go on from the latent
+    "paint_and_merge": f"""## Paint, and go on from the latent
 
-*ReEdit Merge Pixels* finds what was painted and encodes only a window around it; every other cell stays as it is, bit for
-bit.
+*ReEdit Merge Pixels* takes a mask of what was painted, or finds it, and encodes only a window around it. Every cell but those
+and the ring beside them stays as it is, bit for bit.
 
-- Group 1 paints a white plate with nodes. Group 2 holds ComfyUI's *Painter*: run once, paint on the picture, run again.
+- Group 1 paints a white plate with nodes, in a mask. Group 2 holds ComfyUI's *Painter*: run once, paint on the picture, run
+  again; what was painted is found.
 - Group 3 lets a model repaint the corner in which the plate lies.
+{DRAWN_FOR}
 """,
 }
 
@@ -138,7 +144,7 @@ def saved(name: str, graph: Callable[..., WorkflowWriter], kinds: tuple[str, ...
 
     def write(object_info: dict[str, Any]) -> dict[str, Any]:
         writer = graph({kind: entry["name"] for kind, entry in models.items()}, models)
-        writer.note(NOTES[name], (-980, -400), (900, 280))
+        writer.note(NOTES[name], (-980, -540), (900, 420))
         to_be_had = [entry for entry in models.values() if "url" in entry]
         return writer.as_saved(object_info, pack_version(), to_be_had)
 

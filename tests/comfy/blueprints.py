@@ -17,8 +17,8 @@ def instruction_edit() -> BlueprintWriter:
     writer = BlueprintWriter(
         "ReEdit Instruction Edit",
         "One edit by instruction, on the latent itself, noted in its history. model: an InstructPix2Pix model, or one that "
-        "takes a reference latent. latent: from ReEdit Encode, or from the edit before. mask: where the instruction may act; "
-        "without it, in the whole picture.",
+        "takes a reference latent (Flux Kontext and the like: text_scale 1). latent: from ReEdit Encode, or from the edit "
+        "before. mask: where the instruction may act; without it, in the whole picture.",
         (400, 460),
     )
     add = writer.add
@@ -46,8 +46,8 @@ def prompt_edit() -> BlueprintWriter:
     writer = BlueprintWriter(
         "ReEdit Prompt Edit",
         "Say what the picture shows, and then the same with a few words changed: only what those words mean is edited. The "
-        "latent is inverted first, so all the rest comes back bit for bit. model: any that ReEdit Invert takes. mask: one of "
-        "your own instead of the model's.",
+        "latent is inverted first, so all the rest comes back bit for bit. model: SD1.5, SD2, SDXL, SD3 or Flux; any "
+        "other that ReEdit Invert takes with a mask. mask: one of your own instead of the model's.",
         (400, 640),
     )
     add = writer.add

@@ -62,7 +62,16 @@ DEMO_MODELS = {
 }
 TOOLS = {"instruct": "instruction edit", "repaint": "masked repaint", "paint": "painted by hand"}
 SAMPLING = {"steps": 20, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}
-CFG = {"instruct": 3.0, "repaint": 5.0}
+CFG = {"instruct": 7.5, "repaint": 5.0}
+DEMO_CFG = CFG | {"instruct": 3.0}
+# InstructPix2Pix's own, for the text and for the picture, and what the demo's small model wants.
+SCALES = {"text_scale": 7.5, "image_scale": 1.5}
+DEMO_SCALES = {"text_scale": 3.0, "image_scale": 1.0}
+# Lines of the templates' notes.
+DRAWN_FOR = """- Prompts and boxes are written for a drawn scene, a red circle at the top right and a blue square at the
+  bottom right on grass, and not for *example.png*: change both for your picture."""
+BOXES = """- A box is a white rectangle on a black canvas of 64×64, for a square picture of any size. For another one give the
+  canvas your picture's proportions, 96×64 for one of 3:2."""
 
 
 @dataclass(frozen=True)
@@ -104,27 +113,32 @@ class ChainBuilder:
     """What all graphs share: loaders, masks, prompts and samplers, laid out edit by edit.
 
     models: the file of "vae" and of "instruct" and "repaint" as far as the graph needs them; described: with their addresses.
-    guided: whether anything is sampled with guidance, and so needs a negative prompt.
+    guided: whether anything is sampled with guidance, and so needs a negative prompt. cfg: by tool, for these models.
     """
 
     COLUMNS, COLUMN, ROW, WIDTH, HEIGHT = 3, 1580, 760, 1520, 690
 
     def __init__(
-        self, models: dict[str, str], described: dict[str, dict[str, str]] | None = None, guided: bool = True
+        self,
+        models: dict[str, str],
+        described: dict[str, dict[str, str]] | None = None,
+        guided: bool = True,
+        cfg: dict[str, float] = CFG,
     ) -> None:
-        self.writer = WorkflowWriter()
+        self.writer, self.cfg = WorkflowWriter(), cfg
         properties = {name: {"models": [entry]} for name, entry in (described or {}).items()}
         self.writer.group("models and picture", (-1000, -80, 940, 1220), "#888")
         add = self.writer.add
         self.model: dict[str, Link] = {}
         self.clip: dict[str, Link] = {}
         self.negative: dict[str, Link] = {}
-        for row, name in enumerate(name for name in ("instruct", "repaint") if name in models):
+        known = [name for name in ("instruct", "repaint") if name in models]
+        for row, name in enumerate(known):
             loader = add(
                 "CheckpointLoaderSimple",
                 (-980, row * 330),
                 (420, 120),
-                f"model for {TOOLS[name]}s",
+                "the model" if len(known) == 1 else f"model for {TOOLS[name]}s",
                 properties.get(name),
                 ckpt_name=models[name],
             )
@@ -183,7 +197,7 @@ class ChainBuilder:
     def sample(self, edit: ChainEdit, number: int, x: float, y: float, **inputs: Any) -> Link:
         seed = number if edit.seed is None else edit.seed
         return self.writer.add(
-            "KSampler", (x, y), (290, 270), "", seed=seed, cfg=CFG[edit.tool], **SAMPLING, **inputs
+            "KSampler", (x, y), (290, 270), "", seed=seed, cfg=self.cfg[edit.tool], **SAMPLING, **inputs
         ).out()
 
     def paint(self, edit: ChainEdit, picture: Link, mask: Link, x: float, y: float) -> Link:
@@ -213,7 +227,7 @@ class ChainBuilder:
 
     def encode(self) -> Link:
         """The picture to edit, as the latent that a session begins with."""
-        inputs = {"pixels": self.picture, "vae": self.vae, "fit": "refuse"}
+        inputs = {"pixels": self.picture, "vae": self.vae, "fit": "crop"}
         return self.writer.add("ReEditEncode", (-980, 1010), (420, 80), "", **inputs).out()
 
     def step(self, index: int, edit: ChainEdit, latent: Link) -> Link:

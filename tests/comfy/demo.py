@@ -1,7 +1,7 @@
 """`dev.py demo`: ten edits of one picture in the real host, ours beside the pixel round trip, measured and drawn.
 
-Runs workflows/mixed_edit_chain.json as it is shipped, but for the names of the model files, and the same edits with core
-nodes; writes report.json, source.png, final.png and timeline.png.
+Runs workflows/mixed_edit_chain.json as it is shipped, but for the names of the model files and the guidance that they want,
+and the same edits with core nodes; writes report.json, source.png, final.png and timeline.png.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from chain_builder import Box, ChainBuilder, ChainEdit
+from chain_builder import DEMO_CFG, Box, ChainBuilder, ChainEdit
 from tiny_sd.world import COLOURS, Scene, SceneObject, draw
 from workflow_writer import WorkflowWriter
 
@@ -78,9 +78,9 @@ def our_chain(models: dict[str, str], described: dict[str, dict[str, str]] | Non
 def round_trip_chain(models: dict[str, str]) -> WorkflowWriter:
     """The same ten edits with core nodes: each decodes to pixels, the next one encodes them again.
 
-    The VAE alone comes from our loader, since the host's own knows one width.
+    models: the demo's. The VAE alone comes from our loader, since the host's own knows one width.
     """
-    build = ChainBuilder(models)
+    build = ChainBuilder(models, cfg=DEMO_CFG)
     add = build.writer.add
     picture = build.picture
     latent = add("VAEEncode", pixels=picture, vae=build.vae).out()

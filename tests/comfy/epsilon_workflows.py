@@ -13,7 +13,7 @@ An eps-VAE decoder makes a latent a picture in one to three steps of denoising. 
 decoder and with an eps-VAE in one, three and ten steps, and in three from another seed; the pictures stand side by side.
 
 - Put your own picture into *the picture*, choose your VAE, and the eps-VAE decoder that was trained for it.
-- None is published: *train_epsilon*, the next template, trains one.
+- None is published: the template *train_epsilon* trains one.
 - The latent is the same for all of them: what you edit stays as it is, whichever decoder you look at it with.
 - ComfyUI's own *VAE Decode* takes an eps-VAE too; steps and seed are then those of *Load eps-VAE*.
 - Keep the seed while you edit, so that what changes between two pictures is the edit.
@@ -49,7 +49,7 @@ def epsilon_decode(models: dict[str, str], described: Described = None) -> Workf
         seed=0,
     ).out()
     picture = add("LoadImage", (-980, 440), (420, 330), "the picture", image=PICTURE).out()
-    latent = add("ReEditEncode", (-980, 800), (420, 80), "", pixels=picture, vae=base, fit="refuse").out()
+    latent = add("ReEditEncode", (-980, 800), (420, 80), "", pixels=picture, vae=base, fit="crop").out()
 
     writer.group("one latent, decoded in five ways", (-520, -70, 400, 1010), "#3f789e")
     plain = add("ReEditDecode", (-500, 0), (360, 100), "the VAE's own decoder", samples=latent, vae=base).out()
@@ -98,8 +98,9 @@ The latents stay what they are. The picture below is then decoded with it, besid
 
 - Put pictures into a folder of ComfyUI's input folder, and write its name into *pictures*.
 - As it is, this takes a few quick steps of the tiniest size, which shows that all is in place: the pictures are still noise.
-- Then in earnest, with a graphics card: *size* B or M, *crop* 128 to 256, *learning_rate* 0.0001, *warm_up* 1000, *steps* in
-  the hundreds of thousands, and another *name*, since a run goes on only with the settings that it began with.
+- Then in earnest, with a graphics card: *size* B or M, *crop* 128 to 256, *learning_rate* 0.0001, *steps* in the hundreds of
+  thousands; *warm_up* 1000, under the advanced inputs; and another *name*, since a run goes on only with the settings that
+  it began with.
 - Cancel whenever you like. Run it again as it is, and it goes on.
 """
 # Under a minute on one processor.
@@ -123,7 +124,7 @@ def train_epsilon(models: dict[str, str], described: Described = None) -> Workfl
     writer = WorkflowWriter()
     titles = ("the VAE whose latents are decoded", "train a decoder that denoises")
     trained = add_training(writer, models, described, titles, "ReEditTrainEpsilonVAE", "epsilon", TRIAL)
-    inputs = {"pixels": trained.picture, "vae": trained.base, "fit": "refuse"}
+    inputs = {"pixels": trained.picture, "vae": trained.base, "fit": "crop"}
     latent = writer.add("ReEditEncode", (-980, 740), (420, 80), "", **inputs).out()
 
     writer.group("the VAE's own decoder, and the new one", (600, -70, 1000, 1180), "#a55")

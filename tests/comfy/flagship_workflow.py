@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chain_builder import SAMPLING, ChainBuilder
+from chain_builder import DRAWN_FOR, SAMPLING, SCALES, ChainBuilder
 from edit_chain import BOTTOM_LEFT, CIRCLE, SOURCE
 from guidance_workflows import invert_and_guide
-from instruct_workflows import SCALES
 from rpiae_workflows import add_dinov2
 from session_workflows import CROSS, PLATE, Described
 from tiny_sd.language import caption
 from workflow_writer import Link, WorkflowWriter
 
-MANY_TOOLS_NOTE = """## Many tools, one latent
+MANY_TOOLS_NOTE = f"""## Many tools, one latent
 
 One picture is encoded once. Then five edits follow, each on the latent that the one before it left; three of them by
 nodes that know nothing of this pack.
@@ -22,8 +21,11 @@ nodes that know nothing of this pack.
 - **Other people's**: ComfyUI's *KSampler* with a noise mask, a piece of the latent copied with core nodes, and painting on
   the picture, which *ReEdit Merge Pixels* brings back.
 - At the end: every step side by side, what drifted, and what a vision model (DINOv2) says that the picture means now.
-- The grey group at the end is muted: *Load REED-VAE* and *Load eps-VAE* with decoders that *train_reed* and *train_epsilon*
-  make for your VAE. Choose your files, and set its nodes to *Always*.
+- The last group is muted: *Load REED-VAE* and *Load eps-VAE* with decoders that *train_reed* and *train_epsilon* make for
+  your VAE. Choose your files, and set its nodes to *Always*.
+- The vision model is `model.safetensors` of facebook/dinov2-with-registers-base, under the name that is asked for, in
+  *models/clip_vision*.
+{DRAWN_FOR}
 """
 _PURPLE = replace(SOURCE.objects[0], colour="purple")
 INSTRUCTION = "make the circle purple"

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 
-from chain_builder import SAMPLING, Box, ChainBuilder
+from chain_builder import SAMPLING, SCALES, Box, ChainBuilder
 from edit_chain import CIRCLE, SOURCE, SQUARE
 from session_workflows import Described
 from workflow_writer import Link, WorkflowWriter
 
 SAMPLER = "euler_ancestral"  # the one that InstructPix2Pix was made with
-SCALES = {"text_scale": 3.0, "image_scale": 1.0}  # the demo's small model wants less than InstructPix2Pix's 7.5 and 1.5
 PURPLE, GREEN, SAND = "make the circle purple", "make the square green", "change the background to sand"
 YELLOW = "make the circle yellow"
 

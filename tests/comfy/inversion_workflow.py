@@ -33,7 +33,7 @@ def invert_and_reconstruct(models: dict[str, str], described: Described = None) 
         model=model,
         positive=positive,
         samples=latent,
-        **STEPS,
+        sigmas=sigmas,
         tolerance=1e-5,
         check=True,
     )

@@ -15,7 +15,7 @@ REED_ROUND_TRIP_NOTE = """## Which VAE survives many edits?
 VAE that you use now, and the same with a decoder that was trained as REED-VAE and whose decoding is corrected.
 
 - Put your own picture into *the picture to test*, choose your VAE, and the REED decoder that was trained for it.
-- *train_reed*, the next template, trains one. Without one, choose any other VAE there: the two need nothing in common.
+- The template *train_reed* trains one. Without one, choose any other VAE there: the two need nothing in common.
 - *Correct VAE Decoding* lets the encoder check what was decoded, and needs no training: it works with your VAE as well.
   Bypass it (Ctrl+B) to see what the REED decoder does alone.
 - Judge by the pass that you expect to need, in the summary and on the sheet. On the first pass a REED decoder may be a little

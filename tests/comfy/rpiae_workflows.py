@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from chain_builder import PICTURE, ChainBuilder
+from chain_builder import BOXES, PICTURE, ChainBuilder
 from instruct_workflows import PURPLE, Instructed
 from reed_workflows import PICTURES
 from session_workflows import Described
 from workflow_writer import Link, WorkflowWriter
 
-SEMANTIC_DRIFT_NOTE = """## Did the edit change what it should, and nothing else?
+SEMANTIC_DRIFT_NOTE = f"""## Did the edit change what it should, and nothing else?
 
 *ReEdit Semantic Drift* asks a vision model (DINOv2) what it sees in every patch of the source and of the edit. Here the
 same instruction is carried out twice, inside a mask and without one; the heat maps show what became something else.
 
-- Put your picture into *the picture to edit*, and move the box under *what all edits share*: white on a canvas of 64×64.
+- Put your picture into *the picture to edit*, and move the box under *what all edits share*.
+{BOXES}
 - The vision model: `model.safetensors` of facebook/dinov2-with-registers-base, under the name that is asked for, in
   *models/clip_vision*. Any other DINOv2 will do.
 - *drift* is to be large inside the mask, and *drift_outside* small. Noise and softness hardly count; another face does.
@@ -38,8 +39,9 @@ what it was; a bridge brings its tokens to few channels; the decoder is trained 
   *models/clip_vision*.
 - Put pictures into a folder of ComfyUI's input folder, and write its name into *pictures* of all three.
 - As it is, each stage takes a few quick steps at 64 px, which shows that all is in place: the picture is still a blur.
-- Then in earnest: *crop* 256, *patches* 16, *channels* 64, *decoder* XL, *warm_up* 5000, tens of thousands of *steps*, and
-  other *names*, since a run goes on only with the settings that it began with.
+- Then in earnest: *crop* 256, *patches* 16, *channels* 64, *decoder* XL, *learning_rate* 0.0002, as large a *batch* as your
+  card holds, tens of thousands of *steps*; *warm_up* 5000 and *adversarial_start* 40000, under the advanced inputs; and
+  another *name* in each, since a run goes on only with the settings that it began with.
 """
 
 

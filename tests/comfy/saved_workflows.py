@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chain_builder import DEMO_MODELS, MODELS
+from chain_builder import CFG, DEMO_CFG, DEMO_MODELS, DEMO_SCALES, MODELS
 from live_server import LiveServer
 
 FOLDER = Path(__file__).parents[2] / "workflows"
@@ -21,6 +21,12 @@ LOADERS = {
     "ReEditLoadEpsilonVAE": "decoder_name",
     "ReEditLoadRPiAE": "vae_name",
     "ReEditLoadDINOv2": "model_name",
+}
+# What the demo's small models want in place of what a template says, which is for the models that it names.
+DEMO_GUIDANCE = {
+    "ReEditInstructGuider": DEMO_SCALES,
+    "ReEditInstruction": DEMO_SCALES,
+    "KSampler": {"cfg": DEMO_CFG["instruct"]},
 }
 
 # No tracking, no update check, no home folder: what comfy-cli writes stays in the scratch folder it is given.
@@ -60,7 +66,8 @@ def _run(arguments: list[str | Path], scratch: Path, folder: Path | None) -> sub
 def with_models(
     workflow: Path, names: Mapping[str, str], server: LiveServer, texts: Mapping[str, str] | None = None
 ) -> Path:
-    """A copy of a saved workflow in the server's scratch folder, in which model files have other names.
+    """A copy of a saved workflow in the server's scratch folder, in which model files have the demo's names, and edits by
+    instruction the guidance that the demo's model wants.
 
     names: {name in the workflow: name to put in its place}; each must be there. texts: {"node's title.widget": value}; a node
     without a title goes by its type.
@@ -73,6 +80,10 @@ def with_models(
     }
     if set(names.values()) != set(values.values()):
         raise ValueError(f"{workflow.name} does not name each of {', '.join(names)}.")
+    for node in nodes:
+        if node["type"] != "KSampler" or CFG["instruct"] in node["widgets_values"]:
+            guidance = DEMO_GUIDANCE.get(node["type"], {})
+            values |= {f"{node['id']}.{widget}": value for widget, value in guidance.items()}
     numbers = {node.get("title") or node["type"]: node["id"] for node in nodes}
     for place, text in (texts or {}).items():
         title, widget = place.rsplit(".", 1)
