@@ -186,6 +186,9 @@ def serve(options: argparse.Namespace) -> int:
     check_port(options.port)
     python, variables = prepare(weights_needed=False)
     base = BUILD / "comfy"
+    picture = base / "input" / "example.png"  # what the templates load; the demo's models know pictures like it alone
+    if not picture.exists():
+        run([python, "tests/comfy/demo.py", "--picture", picture], variables=variables)
     command = [python, Path(variables["COMFYUI_PATH"]) / "main.py", "--base-directory", base, "--disable-api-nodes"]
     # The database does not follow --base-directory: unasked it would stand in the folder of the ComfyUI.
     command += ["--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]

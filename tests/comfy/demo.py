@@ -158,7 +158,14 @@ def failures(ours: list[dict[str, Any]], summary: dict[str, Any]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "demo")
-    output = parser.parse_args().output.resolve()
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="write the picture that is edited, and nothing else"
+    )
+    options = parser.parse_args()
+    if options.picture:
+        save_picture(truth(None), options.picture)
+        return 0
+    output = options.output.resolve()
     shutil.rmtree(output, ignore_errors=True)
     scratch = output / "server"
     scratch.mkdir(parents=True)
