@@ -144,7 +144,7 @@ def saved(name: str, graph: Callable[..., WorkflowWriter], kinds: tuple[str, ...
 
     def write(object_info: dict[str, Any]) -> dict[str, Any]:
         writer = graph({kind: entry["name"] for kind, entry in models.items()}, models)
-        writer.note(NOTES[name], (-980, -540), (900, 420))
+        writer.note(NOTES[name], (-980, -420), (900, 300))
         to_be_had = [entry for entry in models.values() if "url" in entry]
         return writer.as_saved(object_info, pack_version(), to_be_had)
 
