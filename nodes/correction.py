@@ -6,12 +6,14 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sd
+import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ..models.autoencoders.chain import Network
 from ..models.autoencoders.correction import decode_corrected
 from .tiled_vae import TILE_CELLS, decode_picture, encode_picture
-from .vae_checks import check_latent_fits, encoding_vae, pixels_per_cell
+from .vae_checks import check_latent_fits, check_picture_vae, encoding_vae, pixels_per_cell
 
 MOST_CORRECTIONS = 8
 # Of the demo's VAE, after 25 passes: 20.5 dB without, 31.9 with one, 35.1 with two, 36.0 with three (dev.py bench reed).
@@ -27,7 +29,7 @@ class CorrectedVAE(comfy.sd.VAE):
         self.base_vae = encoding_vae(vae)
 
     def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
-        """A latent to pictures, (B, H, W, 3) in 0..1."""
+        """A latent to pictures, (B, H, W, 3) in 0..1; (B, 1, H, W, 3) where the VAE is one of videos."""
         options = {} if vae_options is None else {"vae_options": vae_options}
         return self._decode(samples_in, self.encode, lambda latent: self.corrected.decode(latent, **options))
 
@@ -40,12 +42,27 @@ class CorrectedVAE(comfy.sd.VAE):
             lambda latent: decode_picture(self.corrected, latent, side),
         )
 
-    def _decode(self, samples: Tensor, encode: Any, decode: Any) -> Tensor:
+    def _decode(self, samples: Tensor, encode: Network, decode: Network) -> Tensor:
         check_latent_fits(samples, self)
+        if self.latent_dim == 2 and samples.ndim == 5:
+            samples = samples[:, :, 0]  # as the host does
+        framed = samples.ndim == 5
+        if framed and samples.shape[2] != 1:
+            raise ValueError(
+                f"samples is a video of {samples.shape[2]} latent frames, and decoding is corrected for pictures only. "
+                "Decode it with the VAE itself."
+            )
+
+        def read(pictures: Tensor) -> Tensor:
+            # Of several pictures the host would make one video.
+            return torch.cat([encode(part[..., :3]) for part in (pictures.split(1) if framed else [pictures])])
+
+        def show(latent: Tensor) -> Tensor:
+            return decode(latent).flatten(0, 1) if framed else decode(latent)
+
         interruptible = comfy.model_management.throw_exception_if_processing_interrupted
-        return decode_corrected(
-            lambda picture: encode(picture[..., :3]), decode, samples, self.corrections, interruptible
-        )
+        pictures = decode_corrected(read, show, samples, self.corrections, interruptible)
+        return pictures[:, None] if framed else pictures
 
     def encode(self, pixel_samples: Tensor) -> Tensor:
         return self.base_vae.encode(pixel_samples)
@@ -87,12 +104,7 @@ class ReEditCorrectDecoding(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: Any, corrections: int) -> io.NodeOutput:
-        vae.throw_exception_if_invalid()
+        check_picture_vae(vae, "vae")
         if not 0 <= corrections <= MOST_CORRECTIONS:
             raise ValueError(f"corrections is {corrections}, and must be 0 to {MOST_CORRECTIONS}.")
-        if vae.latent_dim != 2 or vae.output_channels not in (3, 4):
-            raise ValueError(
-                f"vae ({type(vae.first_stage_model).__name__}) is one of video or audio. Connect a VAE of pictures: what the "
-                "others decode cannot be compared cell by cell with what they encode."
-            )
         return io.NodeOutput(CorrectedVAE(vae, corrections))

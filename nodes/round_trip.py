@@ -23,19 +23,9 @@ from ..models.metrics.round_trip_text import as_data, describe_round_trips
 from ..models.metrics.timeline_thumbnail import to_image
 from .autoencoders import decode_pictures, fit_to_cells
 from .reports import as_json
-from .vae_checks import check_picture, pixels_per_cell
+from .vae_checks import check_picture, check_picture_vae, pixels_per_cell
 
 KEPT = "reedit/round_trip"  # in the host's output folder: what was done before an interrupt
-
-
-def check_picture_vae(vae: Any, name: str) -> None:
-    """Raise ValueError for the VAE of a video or audio model, and the host's own error for one that failed to load."""
-    vae.throw_exception_if_invalid()
-    still = vae.latent_dim == 2 or (vae.latent_dim == 3 and vae.not_video)
-    if not still or vae.output_channels not in (3, 4):
-        raise ValueError(
-            f"{name} is the VAE of a model of videos or sounds. This test is for pictures: connect an image model's VAE."
-        )
 
 
 def fit_to_all(images: Tensor, vaes: Sequence[Any]) -> Tensor:
@@ -181,6 +171,8 @@ def run(trips: Sequence[RoundTrip], vaes: Sequence[Any], passes: int, eight_bit:
 
         def decode(latent: Tensor) -> Tensor:
             picture = decode_pictures(vae, latent)[..., :3]
+            if len(picture) != 1:
+                raise ValueError(f"{trip.name}: a picture came back as {len(picture)}. This VAE is for videos alone.")
             # A picture from a file lies otherwise in memory than a decoded one, and convolutions round accordingly.
             return (picture.contiguous() if eight_bit else picture).movedim(-1, 1)
 

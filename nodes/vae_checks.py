@@ -27,6 +27,17 @@ def check_latent_fits(samples: Tensor, vae: Any) -> None:
         )
 
 
+def check_picture_vae(vae: Any, name: str) -> None:
+    """Raise ValueError for the VAE of a model of sounds, and the host's own error for one that failed to load.
+
+    One of videos takes a picture as a video of one frame; Qwen-Image's is such a one.
+    """
+    vae.throw_exception_if_invalid()
+    if vae.latent_dim not in (2, 3) or vae.output_channels not in (3, 4):
+        kind = type(vae.first_stage_model).__name__
+        raise ValueError(f"{name} ({kind}) is the VAE of a model of sounds. Connect one of pictures.")
+
+
 def encoding_vae(vae: Any) -> Any:
     """The VAE that makes the latents: of one that ReEdit made of another that is the other, its base."""
     return getattr(vae, "base_vae", vae)

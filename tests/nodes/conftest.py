@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 
 import comfy.model_management
+import comfy.sd
 import comfy.utils
 import folder_paths
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from reedit.nodes.autoencoders import ReEditEncode, load_kl_vae
 from tiny_sd.world import draw, random_scene
@@ -66,3 +68,18 @@ def progress_hook():
     yield told
     comfy.utils.set_progress_bar_global_hook(before)
     comfy.model_management.interrupt_current_processing(False)
+
+
+@pytest.fixture(scope="session")
+def narrow_wan_vae():
+    """Wan's and Qwen-Image's, an eighth as wide, of random numbers."""
+    shapes = {
+        "decoder.middle.0.residual.0.gamma": (32, 1, 1, 1),
+        "decoder.head.0.gamma": (8, 1, 1, 1),
+        "encoder.conv1.weight": (8, 3, 3, 3, 3),
+        "decoder.head.2.weight": (3, 8, 3, 3, 3),
+    }
+    vae = comfy.sd.VAE(sd={name: torch.ones(shape) for name, shape in shapes.items()})
+    for parameter in vae.first_stage_model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return vae

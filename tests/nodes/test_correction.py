@@ -1,11 +1,9 @@
 """Corrected decoding in the host: what stock nodes get from it, in one piece and in tiles, over a REED-VAE and an eps-VAE."""
 
 import comfy.model_management
-import comfy.sd
 import nodes as host_nodes
 import pytest
 import torch
-from comfy.taesd.taehv import TAEHV
 from reedit.models.metrics.similarity import masked_psnr
 from reedit.nodes.autoencoders import ReEditDecode, ReEditEncode, load_kl_vae
 from reedit.nodes.correction import ReEditCorrectDecoding
@@ -71,7 +69,22 @@ def test_bad_input_is_refused(tiny_vae):
         decode(correct(tiny_vae), torch.zeros(1, 8, 4, 4))
 
 
-def test_a_videos_vae_is_refused():
-    video = comfy.sd.VAE(sd=TAEHV(latent_channels=16).state_dict())
-    with pytest.raises(ValueError, match="is one of video or audio. Connect a VAE of pictures"):
-        correct(video)
+def test_a_videos_vae_takes_pictures_one_by_one(narrow_wan_vae, scenes):
+    """As Qwen-Image's is: two latents of one frame each, against what the VAE itself makes of each alone."""
+    latents = torch.cat([narrow_wan_vae.encode(scene[None]) for scene in scenes[:2]])
+    corrected = correct(narrow_wan_vae).decode(latents)
+    for latent, picture in zip(latents.split(1), corrected, strict=True):
+        plain = narrow_wan_vae.decode(latent)
+        expected = narrow_wan_vae.decode(latent + latent - narrow_wan_vae.encode(plain[0]))
+        torch.testing.assert_close(picture[None], expected, rtol=0, atol=1e-4)
+    assert decode(correct(narrow_wan_vae), latents).shape == (2, 64, 64, 3)
+    tiled = ReEditDecode.execute({"samples": latents}, correct(narrow_wan_vae), 32)[0]
+    assert tiled.shape == (2, 64, 64, 3)
+
+
+def test_videos_and_sounds_are_refused(narrow_wan_vae, tiny_vae, monkeypatch):
+    with pytest.raises(ValueError, match="samples is a video of 2 latent frames"):
+        correct(narrow_wan_vae).decode(torch.randn(1, 16, 2, 8, 8))
+    monkeypatch.setattr(tiny_vae, "latent_dim", 1)
+    with pytest.raises(ValueError, match=r"vae \(\w+\) is the VAE of a model of sounds. Connect one of pictures"):
+        correct(tiny_vae)
