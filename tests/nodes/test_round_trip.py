@@ -84,6 +84,12 @@ def test_a_videos_vae_takes_pictures_one_by_one(narrow_wan_vae, scenes):
         torch.testing.assert_close(picture[None], expected)
 
 
+def test_a_vae_that_makes_a_video_of_a_picture_is_refused(narrow_wan_vae, scenes, monkeypatch):
+    monkeypatch.setattr(narrow_wan_vae, "decode", lambda latent: torch.zeros(1, 4, 64, 64, 3))
+    with pytest.raises(ValueError, match="VAE: a picture came back as 4. This VAE is for videos alone"):
+        ReEditRoundTripTest.execute(scenes[:1], narrow_wan_vae, None, 1)
+
+
 def test_with_eight_bit_it_does_what_files_do(tiny_vae, scenes, tmp_path):
     """A file of 8 bits after each pass, and the host's own loader's way of reading it."""
     outputs = outputs_of(scenes[1:2], tiny_vae, passes=3)
