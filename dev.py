@@ -187,8 +187,8 @@ def serve(options: argparse.Namespace) -> int:
     python, variables = prepare(weights_needed=False)
     base = BUILD / "comfy"
     picture = base / "input" / "example.png"  # what the templates load; the demo's models know pictures like it alone
-    if not picture.exists():
-        run([python, "tests/comfy/demo.py", "--picture", picture], variables=variables)
+    if not picture.exists() and run([python, "tests/comfy/demo.py", "--picture", picture], variables=variables) != 0:
+        say(f"{picture} could not be drawn: put a picture there, or choose one in the templates.")
     command = [python, Path(variables["COMFYUI_PATH"]) / "main.py", "--base-directory", base, "--disable-api-nodes"]
     # The database does not follow --base-directory: unasked it would stand in the folder of the ComfyUI.
     command += ["--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]
@@ -204,27 +204,33 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def measured_code() -> list[Path]:
-    """The files that figures depend on."""
-    folders = [CHECKOUT / name for name in ("models", "nodes", "tests/bench", "tests/tiny_sd")]
-    return sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".safetensors"))
+    """The files of ours that figures depend on."""
+    folders = [CHECKOUT / name for name in ("models", "nodes", "tests", "web", "workflows")]
+    kinds = (".py", ".js", ".json", ".safetensors")
+    ours = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in kinds)
+    return [CHECKOUT / "requirements.lock", *ours]
 
 
 def bench_all(python: Path, scripts: dict[str, Path], variables: dict[str, str]) -> int:
-    """Run every benchmark, for hours: those that ended well are noted, so that a run that was stopped or in which some failed
-    goes on with the others, as long as the code is the same."""
-    code = measured_code()
-    notes, stamp = BUILD / "bench" / "all.txt", fingerprint([path.name for path in code], *code)
+    """Run every benchmark, for hours. Those that ended well are noted: a run that was stopped, or in which some failed, goes
+    on with the others, and within those that keep their parts. Of other code, or another host, nothing counts."""
+    code, folder = measured_code(), BUILD / "bench"
+    notes = folder / "all.txt"
+    stamp = fingerprint(variables["COMFYUI_PATH"], [path.name for path in code], *code)
     lines = notes.read_text().split() if notes.is_file() else []
-    finished = lines[1:] if lines[:1] == [stamp] else []
-    if finished:
-        say(f"going on with a run that has finished {', '.join(finished)} (delete {notes} to begin again)")
+    if lines[:1] != [stamp]:
+        lines = [stamp]
+        for parts in filter(Path.is_dir, list(folder.iterdir())):
+            shutil.rmtree(parts)
+    if lines[1:]:
+        say(f"going on with a run that has finished {', '.join(lines[1:])} (delete {notes} to begin again)")
     for name in scripts:
-        if name not in finished and run([python, scripts[name]], variables=variables) == 0:
-            finished.append(name)
-            notes.with_suffix(".part").write_text("\n".join([stamp, *finished]))
-            notes.with_suffix(".part").replace(notes)
-    failed = [name for name in scripts if name not in finished]
+        notes.write_text("\n".join(lines))
+        if name not in lines and run([python, scripts[name]], variables=variables) == 0:
+            lines.append(name)
+    failed = [name for name in scripts if name not in lines]
     if failed:
+        notes.write_text("\n".join(lines))
         say(f"failed: {', '.join(failed)}")
         return 1
     notes.unlink()

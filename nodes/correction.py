@@ -13,7 +13,7 @@ from torch import Tensor
 from ..models.autoencoders.chain import Network
 from ..models.autoencoders.correction import decode_corrected
 from .tiled_vae import TILE_CELLS, decode_picture, encode_picture
-from .vae_checks import check_latent_fits, check_picture_vae, encoding_vae, pixels_per_cell
+from .vae_checks import check_latent_fits, check_one_each, check_picture_vae, encoding_vae, pixels_per_cell
 
 MOST_CORRECTIONS = 8
 # Of the demo's VAE, after 25 passes: 20.5 dB without, 31.9 with one, 35.1 with two, 36.0 with three (dev.py bench reed).
@@ -55,10 +55,12 @@ class CorrectedVAE(comfy.sd.VAE):
 
         def read(pictures: Tensor) -> Tensor:
             # Of several pictures the host would make one video.
-            return torch.cat([encode(part[..., :3]) for part in (pictures.split(1) if framed else [pictures])])
+            return torch.cat([encode(part) for part in (pictures.split(1) if framed else [pictures])])
 
         def show(latent: Tensor) -> Tensor:
-            return decode(latent).flatten(0, 1) if framed else decode(latent)
+            pictures = decode(latent).flatten(0, 1) if framed else decode(latent)
+            check_one_each(pictures, latent, "vae")
+            return pictures
 
         interruptible = comfy.model_management.throw_exception_if_processing_interrupted
         pictures = decode_corrected(read, show, samples, self.corrections, interruptible)

@@ -23,7 +23,7 @@ from ..models.metrics.round_trip_text import as_data, describe_round_trips
 from ..models.metrics.timeline_thumbnail import to_image
 from .autoencoders import decode_pictures, fit_to_cells
 from .reports import as_json
-from .vae_checks import check_picture, check_picture_vae, pixels_per_cell
+from .vae_checks import check_one_each, check_picture, check_picture_vae, pixels_per_cell
 
 KEPT = "reedit/round_trip"  # in the host's output folder: what was done before an interrupt
 
@@ -171,8 +171,7 @@ def run(trips: Sequence[RoundTrip], vaes: Sequence[Any], passes: int, eight_bit:
 
         def decode(latent: Tensor) -> Tensor:
             picture = decode_pictures(vae, latent)[..., :3]
-            if len(picture) != 1:
-                raise ValueError(f"{trip.name}: a picture came back as {len(picture)}. This VAE is for videos alone.")
+            check_one_each(picture, latent, trip.name.replace("VAE", "vae").replace(" ", "_"))
             # A picture from a file lies otherwise in memory than a decoded one, and convolutions round accordingly.
             return (picture.contiguous() if eight_bit else picture).movedim(-1, 1)
 

@@ -28,14 +28,23 @@ def check_latent_fits(samples: Tensor, vae: Any) -> None:
 
 
 def check_picture_vae(vae: Any, name: str) -> None:
-    """Raise ValueError for the VAE of a model of sounds, and the host's own error for one that failed to load.
+    """Raise ValueError for the VAE of a model of sounds or solids, and the host's own error for one that failed to load.
 
     One of videos takes a picture as a video of one frame; Qwen-Image's is such a one.
     """
     vae.throw_exception_if_invalid()
     if vae.latent_dim not in (2, 3) or vae.output_channels not in (3, 4):
         kind = type(vae.first_stage_model).__name__
-        raise ValueError(f"{name} ({kind}) is the VAE of a model of sounds. Connect one of pictures.")
+        raise ValueError(f"{name} ({kind}) is no VAE of pictures. Connect one of a model of pictures or videos.")
+
+
+def check_one_each(pictures: Tensor, latents: Tensor, name: str) -> None:
+    """Raise ValueError where a VAE made several frames of one latent frame."""
+    if len(pictures) != len(latents):
+        raise ValueError(
+            f"{name} gave {len(pictures)} pictures for {len(latents)} latent(s): it is made for videos alone. Connect the "
+            "VAE of an image model."
+        )
 
 
 def encoding_vae(vae: Any) -> Any:

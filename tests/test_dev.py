@@ -345,7 +345,7 @@ def benchmarks(build, tmp_path, monkeypatch):
             f"with (folder / 'ran').open('a') as ran: ran.write('{name} ')\n"
             f"raise SystemExit({name == 'inversion'} and (folder / 'broken').exists())\n"
         )
-    monkeypatch.setattr(dev, "prepare", lambda: (Path(sys.executable), {**os.environ}))
+    monkeypatch.setattr(dev, "prepare", lambda: (Path(sys.executable), {**os.environ, "COMFYUI_PATH": "/host"}))
     monkeypatch.setattr(dev, "find_browser", lambda *_: "chromium")
     return folder
 
@@ -367,10 +367,31 @@ def test_all_benchmarks_run_and_those_that_failed_run_again(benchmarks, capsys, 
 def test_benchmarks_of_other_code_do_not_count(benchmarks, tmp_path):
     (benchmarks / "broken").touch()
     dev.main(["bench"])
-    (tmp_path / "checkout" / "models").mkdir()
-    (tmp_path / "checkout" / "models" / "new.py").touch()
+    kept = dev.BUILD / "bench" / "inversion"  # what a benchmark has done so far
+    kept.mkdir()
     dev.main(["bench"])
-    assert (benchmarks / "ran").read_text() == "drift inversion seams " * 2
+    assert kept.exists()
+    (tmp_path / "checkout" / "web").mkdir()
+    (tmp_path / "checkout" / "web" / "new.js").touch()
+    dev.main(["bench"])
+    assert (benchmarks / "ran").read_text() == "drift inversion seams inversion drift inversion seams "
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_serve_draws_a_picture_for_the_demos_models_where_there_is_none(build, monkeypatch, capsys, there):
+    commands = []
+    monkeypatch.setattr(dev, "prepare", lambda **_: (Path("python"), {"COMFYUI_PATH": "/host"}))
+    monkeypatch.setattr(dev, "ask", lambda *_: "False")
+    monkeypatch.setattr(dev, "run", lambda command, *_, **__: commands.append([str(part) for part in command]) or 1)
+    picture = build / "comfy" / "input" / "example.png"
+    picture.parent.mkdir(parents=True)
+    if there:
+        picture.touch()
+    dev.main(["serve", "--port", "8399"])
+    *drawn, server = commands
+    assert drawn == ([] if there else [["python", "tests/comfy/demo.py", "--picture", str(picture)]])
+    assert "main.py" in server[1] and ("could not be drawn" in capsys.readouterr().out) == (not there)
 
 
 def test_one_benchmark_runs_alone(benchmarks):

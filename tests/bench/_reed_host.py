@@ -30,7 +30,7 @@ from chain_builder import DEMO_MODELS, MODELS, PICTURE
 from edit_chain import truth
 from live_server import LiveServer
 from reed_workflows import PICTURES as TRAINING_PICTURES
-from saved_workflows import FOLDER, LOADERS, run_workflow, with_models
+from saved_workflows import FOLDER, LOADERS, for_the_demo, run_workflow
 
 BASE_DIRECTORY = Path(__file__).parents[2] / "build" / "comfy"
 ENCODER = ("encoder.", "quant_conv.")
@@ -119,7 +119,7 @@ def run_with(name: str, vae: str, server: LiveServer) -> int:
     wanted = {node["widgets_values"][0] for node in nodes if node["type"] in LOADERS}
     models = {**DEMO_MODELS, "vae": vae, "reed": vae}
     names = {entry["name"]: models[kind] for kind, entry in MODELS.items() if entry["name"] in wanted}
-    return len(run_workflow(with_models(workflow, names, server), server))
+    return len(run_workflow(for_the_demo(workflow, names, server), server))
 
 
 def measure(weights: Path, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -8,9 +8,13 @@ from typing import Any
 from chain_builder import DEMO_MODELS, MODELS
 from comfy_frontend import ComfyFrontend
 from installation import PACK
-from saved_workflows import FOLDER, LOADERS
+from saved_workflows import FOLDER, LOADERS, demo_guidance
 
 FIRST = ("undo_and_branch", "continue_tomorrow")  # the second opens what the first saved
+
+_WRITE = """([id, name, value]) => {
+  window.app.graph.getNodeById(id).widgets.find((one) => one.name === name).value = value
+}"""
 
 
 def saved(template: str) -> dict[str, Any]:
@@ -19,11 +23,13 @@ def saved(template: str) -> dict[str, Any]:
 
 
 def choose_demo_models(frontend: ComfyFrontend, nodes: list[dict[str, Any]]) -> None:
-    """Choose, in every loader of a template's nodes, what stands for its model in the demo family."""
+    """Choose, in every loader of a template's nodes, what stands for its model in the demo family, and write its guidance."""
     demo_names = {entry["name"]: DEMO_MODELS[kind] for kind, entry in MODELS.items()}
     for node in nodes:
         if node["type"] in LOADERS:
             frontend.choose(node["id"], LOADERS[node["type"]], demo_names[node["widgets_values"][0]])
+    for number, widget, value in demo_guidance(nodes):
+        frontend.page.evaluate(_WRITE, [number, widget, value])
 
 
 def load_with_demo_models(frontend: ComfyFrontend, template: str) -> list[dict[str, Any]]:

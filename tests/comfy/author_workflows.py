@@ -54,6 +54,7 @@ shows both branches, and the whole session is saved as one file in ComfyUI's out
 - *edit* in Checkout takes `back 1`, a number, a label, or `source`.
 - The template *continue_tomorrow* opens the saved file and goes on with the other branch.
 {DRAWN_FOR}
+{BOXES}
 """,
     "continue_tomorrow": """## Continue a saved session
 
@@ -127,6 +128,7 @@ and the ring beside them stays as it is, bit for bit.
   again; what was painted is found.
 - Group 3 lets a model repaint the corner in which the plate lies.
 {DRAWN_FOR}
+{BOXES}
 """,
 }
 

@@ -70,6 +70,8 @@ DEMO_SCALES = {"text_scale": 3.0, "image_scale": 1.0}
 # Lines of the templates' notes.
 DRAWN_FOR = """- Prompts and boxes are written for a drawn scene, a red circle at the top right and a blue square at the
   bottom right on grass, and not for *example.png*: change both for your picture."""
+VISION_MODEL = """- The vision model is `model.safetensors` of facebook/dinov2-with-registers-base, under the name that is
+  asked for, in *models/clip_vision*."""
 BOXES = """- A box is a white rectangle on a black canvas of 64×64, for a square picture of any size. For another one give the
   canvas your picture's proportions, 96×64 for one of 3:2."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chain_builder import DRAWN_FOR, SAMPLING, SCALES, ChainBuilder
+from chain_builder import BOXES, DRAWN_FOR, SAMPLING, SCALES, VISION_MODEL, ChainBuilder
 from edit_chain import BOTTOM_LEFT, CIRCLE, SOURCE
 from guidance_workflows import invert_and_guide
 from rpiae_workflows import add_dinov2
@@ -23,9 +23,9 @@ nodes that know nothing of this pack.
 - At the end: every step side by side, what drifted, and what a vision model (DINOv2) says that the picture means now.
 - The last group is muted: *Load REED-VAE* and *Load eps-VAE* with decoders that *train_reed* and *train_epsilon* make for
   your VAE. Choose your files, and set its nodes to *Always*.
-- The vision model is `model.safetensors` of facebook/dinov2-with-registers-base, under the name that is asked for, in
-  *models/clip_vision*.
+{VISION_MODEL}
 {DRAWN_FOR}
+{BOXES}
 """
 _PURPLE = replace(SOURCE.objects[0], colour="purple")
 INSTRUCTION = "make the circle purple"

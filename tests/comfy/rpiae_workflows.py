@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chain_builder import BOXES, PICTURE, ChainBuilder
+from chain_builder import BOXES, PICTURE, VISION_MODEL, ChainBuilder
 from instruct_workflows import PURPLE, Instructed
 from reed_workflows import PICTURES
 from session_workflows import Described
@@ -15,8 +15,7 @@ same instruction is carried out twice, inside a mask and without one; the heat m
 
 - Put your picture into *the picture to edit*, and move the box under *what all edits share*.
 {BOXES}
-- The vision model: `model.safetensors` of facebook/dinov2-with-registers-base, under the name that is asked for, in
-  *models/clip_vision*. Any other DINOv2 will do.
+{VISION_MODEL} Any other DINOv2 will do.
 - *drift* is to be large inside the mask, and *drift_outside* small. Noise and softness hardly count; another face does.
 """
 
@@ -30,18 +29,17 @@ something is painted on it, and the RPiAE's own encoder says where the picture m
 - Its latents are its own: no image model works in them. For editing keep the VAE of your model.
 """
 
-TRAIN_RPIAE_NOTE = """## Make an RPiAE on your own pictures
+TRAIN_RPIAE_NOTE = f"""## Make an RPiAE on your own pictures
 
 Three *ReEdit Train RPiAE* in a row are its three stages: the vision model is trained along with a decoder and held near
 what it was; a bridge brings its tokens to few channels; the decoder is trained once more behind the bridge.
 
-- The vision model: `model.safetensors` of facebook/dinov2-with-registers-base, under the name that is asked for, in
-  *models/clip_vision*.
+{VISION_MODEL}
 - Put pictures into a folder of ComfyUI's input folder, and write its name into *pictures* of all three.
 - As it is, each stage takes a few quick steps at 64 px, which shows that all is in place: the picture is still a blur.
-- Then in earnest: *crop* 256, *patches* 16, *channels* 64, *decoder* XL, *learning_rate* 0.0002, as large a *batch* as your
-  card holds, tens of thousands of *steps*; *warm_up* 5000 and *adversarial_start* 40000, under the advanced inputs; and
-  another *name* in each, since a run goes on only with the settings that it began with.
+- Then in earnest: *crop* 256, *patches* 16, *channels* 64, *decoder* XL, *learning_rate* 0.0002, *steps* 80000,
+  *adversarial_start* 40000, as large a *batch* as your card holds; *warm_up* 5000, under the advanced inputs; and another
+  *name* in each, since a run goes on only with the settings that it began with.
 """
 
 

@@ -22,12 +22,7 @@ LOADERS = {
     "ReEditLoadRPiAE": "vae_name",
     "ReEditLoadDINOv2": "model_name",
 }
-# What the demo's small models want in place of what a template says, which is for the models that it names.
-DEMO_GUIDANCE = {
-    "ReEditInstructGuider": DEMO_SCALES,
-    "ReEditInstruction": DEMO_SCALES,
-    "KSampler": {"cfg": DEMO_CFG["instruct"]},
-}
+CFG_PLACE = 3  # among the widgets of KSampler: seed, what becomes of it, steps, cfg
 
 # No tracking, no update check, no home folder: what comfy-cli writes stays in the scratch folder it is given.
 _QUIET = {"DO_NOT_TRACK": "1", "COMFY_NO_WATCH": "1"}
@@ -63,7 +58,19 @@ def _run(arguments: list[str | Path], scratch: Path, folder: Path | None) -> sub
     return done
 
 
-def with_models(
+def demo_guidance(nodes: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
+    """What the demo's small models want in place of what a template says, which is for the models that it names: (node's id,
+    widget, value)."""
+    found: list[tuple[int, str, float]] = []
+    for node in nodes:
+        if node["type"] in ("ReEditInstructGuider", "ReEditInstruction"):
+            found += [(node["id"], widget, value) for widget, value in DEMO_SCALES.items()]
+        elif node["type"] == "KSampler" and node["widgets_values"][CFG_PLACE] == CFG["instruct"]:
+            found.append((node["id"], "cfg", DEMO_CFG["instruct"]))
+    return found
+
+
+def for_the_demo(
     workflow: Path, names: Mapping[str, str], server: LiveServer, texts: Mapping[str, str] | None = None
 ) -> Path:
     """A copy of a saved workflow in the server's scratch folder, in which model files have the demo's names, and edits by
@@ -80,10 +87,7 @@ def with_models(
     }
     if set(names.values()) != set(values.values()):
         raise ValueError(f"{workflow.name} does not name each of {', '.join(names)}.")
-    for node in nodes:
-        if node["type"] != "KSampler" or CFG["instruct"] in node["widgets_values"]:
-            guidance = DEMO_GUIDANCE.get(node["type"], {})
-            values |= {f"{node['id']}.{widget}": value for widget, value in guidance.items()}
+    values |= {f"{number}.{widget}": value for number, widget, value in demo_guidance(nodes)}
     numbers = {node.get("title") or node["type"]: node["id"] for node in nodes}
     for place, text in (texts or {}).items():
         title, widget = place.rsplit(".", 1)
@@ -120,7 +124,7 @@ def run_shipped(
     known = json.loads(workflow.read_text(encoding="utf-8"))
     wanted = {node["widgets_values"][0] for node in known["nodes"] if node["type"] in LOADERS}
     names = {entry["name"]: DEMO_MODELS[kind] for kind, entry in MODELS.items() if entry["name"] in wanted}
-    chosen = with_models(workflow, names, server, texts)
+    chosen = for_the_demo(workflow, names, server, texts)
     if unmuted:
         changed = json.loads(chosen.read_text(encoding="utf-8"))
         for node in changed["nodes"]:

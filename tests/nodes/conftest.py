@@ -70,16 +70,29 @@ def progress_hook():
     comfy.model_management.interrupt_current_processing(False)
 
 
-@pytest.fixture(scope="session")
-def narrow_wan_vae():
-    """Wan's and Qwen-Image's, an eighth as wide, of random numbers."""
+def make_wan_vae(channels: int):
+    """Wan's and Qwen-Image's, an eighth as wide, of random numbers; with four channels the layered Qwen-Image's."""
     shapes = {
         "decoder.middle.0.residual.0.gamma": (32, 1, 1, 1),
         "decoder.head.0.gamma": (8, 1, 1, 1),
-        "encoder.conv1.weight": (8, 3, 3, 3, 3),
-        "decoder.head.2.weight": (3, 8, 3, 3, 3),
+        "encoder.conv1.weight": (8, channels, 3, 3, 3),
+        "decoder.head.2.weight": (channels, 8, 3, 3, 3),
     }
     vae = comfy.sd.VAE(sd={name: torch.ones(shape) for name, shape in shapes.items()})
-    for parameter in vae.first_stage_model.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in vae.first_stage_model.named_parameters():
+        if name.endswith("gamma"):
+            torch.nn.init.ones_(parameter)
+        else:
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
     return vae
+
+
+@pytest.fixture(scope="session")
+def narrow_wan_vae():
+    return make_wan_vae(3)
+
+
+@pytest.fixture(scope="session")
+def narrow_layered_vae():
+    return make_wan_vae(4)

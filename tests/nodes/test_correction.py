@@ -69,22 +69,30 @@ def test_bad_input_is_refused(tiny_vae):
         decode(correct(tiny_vae), torch.zeros(1, 8, 4, 4))
 
 
-def test_a_videos_vae_takes_pictures_one_by_one(narrow_wan_vae, scenes):
-    """As Qwen-Image's is: two latents of one frame each, against what the VAE itself makes of each alone."""
-    latents = torch.cat([narrow_wan_vae.encode(scene[None]) for scene in scenes[:2]])
-    corrected = correct(narrow_wan_vae).decode(latents)
+@pytest.mark.parametrize("name", ["narrow_wan_vae", "narrow_layered_vae"])
+def test_a_videos_vae_takes_pictures_one_by_one(request, scenes, name):
+    """As Qwen-Image's is: two latents of one frame each, against what the VAE itself makes of each alone, alpha included."""
+    vae = request.getfixturevalue(name)
+    latents = torch.cat([vae.encode(scene[None]) for scene in scenes[:2]])
+    corrected = correct(vae).decode(latents)
     for latent, picture in zip(latents.split(1), corrected, strict=True):
-        plain = narrow_wan_vae.decode(latent)
-        expected = narrow_wan_vae.decode(latent + latent - narrow_wan_vae.encode(plain[0]))
+        plain = vae.decode(latent)
+        expected = vae.decode(latent + latent - vae.encode(plain[0]))
+        assert float((expected - plain).abs().max()) > 0.05
         torch.testing.assert_close(picture[None], expected, rtol=0, atol=1e-4)
-    assert decode(correct(narrow_wan_vae), latents).shape == (2, 64, 64, 3)
-    tiled = ReEditDecode.execute({"samples": latents}, correct(narrow_wan_vae), 32)[0]
-    assert tiled.shape == (2, 64, 64, 3)
+    assert decode(correct(vae), latents).shape[:3] == (2, 64, 64)
+    tiled = ReEditDecode.execute({"samples": latents}, correct(vae), 32)[0]
+    assert tiled.shape[:3] == (2, 64, 64)
 
 
-def test_videos_and_sounds_are_refused(narrow_wan_vae, tiny_vae, monkeypatch):
+def test_what_is_no_picture_is_refused(narrow_wan_vae, tiny_vae, monkeypatch):
     with pytest.raises(ValueError, match="samples is a video of 2 latent frames"):
         correct(narrow_wan_vae).decode(torch.randn(1, 16, 2, 8, 8))
+    monkeypatch.setattr(narrow_wan_vae.first_stage_model, "decode", lambda latent: torch.zeros(1, 3, 4, 64, 64))
+    with pytest.raises(ValueError, match="vae gave 4 pictures for 1 latent"):
+        correct(narrow_wan_vae).decode(torch.randn(1, 16, 1, 8, 8))
     monkeypatch.setattr(tiny_vae, "latent_dim", 1)
-    with pytest.raises(ValueError, match=r"vae \(\w+\) is the VAE of a model of sounds. Connect one of pictures"):
+    with pytest.raises(
+        ValueError, match=r"vae \(\w+\) is no VAE of pictures. Connect one of a model of pictures or videos"
+    ):
         correct(tiny_vae)
