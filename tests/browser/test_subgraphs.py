@@ -100,7 +100,7 @@ def added(frontend, around):
         page.wait_for_timeout(300)  # the canvas follows a moment later
         middle = (WINDOW["width"] / 2, WINDOW["height"] / 2)
         page.mouse.dblclick(*middle)
-        page.keyboard.type(name)
+        page.get_by_role("dialog").get_by_role("combobox").fill(name)
         page.get_by_role("option", name=name).first.wait_for()
         page.keyboard.press("Enter")
         page.get_by_role("dialog").wait_for(state="hidden")

@@ -36,11 +36,13 @@ class InnerLink(NamedTuple):
 class BlueprintWriter(WorkflowWriter):
     """Collects the inner nodes and what the outside has: sockets, widgets and outputs; `as_blueprint` writes them.
 
-    An input or output of the outside has the type of what it is wired to inside. size: of the node on the outside.
+    An input or output of the outside has the type of what it is wired to inside. size: of the node on the outside. first: the
+    number of the first inner node, which is best one that no graph has yet: frontend 1.58 renumbers those that it has when
+    it puts the node on the canvas, and then shows no more pictures on the outside.
     """
 
-    def __init__(self, name: str, description: str, size: tuple[float, float]) -> None:
-        super().__init__()
+    def __init__(self, name: str, description: str, size: tuple[float, float], first: int) -> None:
+        super().__init__(first)
         self.name, self.description, self.size = name, description, size
         self.inputs: dict[str, bool] = {}  # by name, whether it is a widget
         self.outputs: dict[str, Link] = {}
@@ -79,7 +81,7 @@ class BlueprintWriter(WorkflowWriter):
                 output["links"] = [*(output["links"] or []), link.id]
         return {
             "revision": 0,
-            "last_node_id": len(nodes) + 1,
+            "last_node_id": self.first + len(nodes),
             "last_link_id": 0,
             "nodes": [self._outer_node(links, version)],
             "links": [],
@@ -121,7 +123,7 @@ class BlueprintWriter(WorkflowWriter):
             for node in self.pictures
         ]
         return {
-            "id": len(self.nodes) + 1,
+            "id": self.first + len(self.nodes),
             "type": self._identifier(),
             "pos": [0, 0],
             "size": list(self.size),
@@ -156,7 +158,12 @@ class BlueprintWriter(WorkflowWriter):
         return {
             "id": self._identifier(),
             "version": 1,
-            "state": {"lastGroupId": 0, "lastNodeId": len(nodes), "lastLinkId": len(links), "lastRerouteId": 0},
+            "state": {
+                "lastGroupId": 0,
+                "lastNodeId": self.first + len(nodes) - 1,
+                "lastLinkId": len(links),
+                "lastRerouteId": 0,
+            },
             "revision": 0,
             "config": {},
             "name": self.name,

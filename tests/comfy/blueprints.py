@@ -20,6 +20,7 @@ def instruction_edit() -> BlueprintWriter:
         "takes a reference latent (Flux Kontext and the like: text_scale 1). latent: from ReEdit Encode, or from the edit "
         "before. mask: where the instruction may act; without it, in the whole picture.",
         (400, 460),
+        first=1001,
     )
     add = writer.add
     model, clip, latent, mask = (writer.socket(name) for name in ("model", "clip", "latent", "mask"))
@@ -49,6 +50,7 @@ def prompt_edit() -> BlueprintWriter:
         "latent is inverted first, so all the rest comes back bit for bit. model: SD1.5, SD2, SDXL, SD3 or Flux; any "
         "other that ReEdit Invert takes with a mask. mask: one of your own instead of the model's.",
         (400, 640),
+        first=2001,
     )
     add = writer.add
     model, clip, latent, mask = (writer.socket(name) for name in ("model", "clip", "latent", "mask"))
@@ -83,6 +85,7 @@ def masked_repaint() -> BlueprintWriter:
         "Repaints what is inside a mask, with any model and sampler; outside, the latent stays bit for bit, and the edit is "
         "noted in its history. prompt: the whole picture as it shall be. mask: white is repainted.",
         (400, 620),
+        first=3001,
     )
     add = writer.add
     model, clip, latent, mask = (writer.socket(name) for name in ("model", "clip", "latent", "mask"))

@@ -33,9 +33,10 @@ class Node:
 
 
 class WorkflowWriter:
-    """Collects nodes; `as_queued` and `as_saved` write them."""
+    """Collects nodes; `as_queued` and `as_saved` write them. first: the number of the first node."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1) -> None:
+        self.first = first
         self.nodes: list[Node] = []
         self.groups: list[dict[str, Any]] = []
         self.notes: list[dict[str, Any]] = []
@@ -50,7 +51,7 @@ class WorkflowWriter:
         **inputs: Any,
     ) -> Node:
         """Add a node. `inputs` are links (Node.out) or widget values, by name."""
-        node = Node(len(self.nodes) + 1, kind, inputs, title, position, size, dict(properties or {}))
+        node = Node(self.first + len(self.nodes), kind, inputs, title, position, size, dict(properties or {}))
         self.nodes.append(node)
         return node
 
