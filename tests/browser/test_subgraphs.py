@@ -104,8 +104,10 @@ def added(frontend, around):
         page.get_by_role("option", name=name).first.wait_for()
         page.keyboard.press("Enter")
         page.get_by_role("dialog").wait_for(state="hidden")
-        page.mouse.move(*middle)  # it hangs on the pointer until a click puts it down
+        page.wait_for_function("window.app.canvas.state.ghostNodeId != null")  # it hangs on the pointer
+        page.mouse.move(*middle)
         page.mouse.click(*middle)
+        page.wait_for_function("window.app.canvas.state.ghostNodeId == null")  # until a click puts it down
     page.evaluate("window.app.canvas.deselectAll()")
     return {node["title"]: node["id"] for node in frontend.nodes() if node["title"] in VALUES}
 
