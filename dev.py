@@ -224,13 +224,13 @@ def bench_all(python: Path, scripts: dict[str, Path], variables: dict[str, str])
             shutil.rmtree(parts)
     if lines[1:]:
         say(f"going on with a run that has finished {', '.join(lines[1:])} (delete {notes} to begin again)")
+    notes.write_text("\n".join(lines))
     for name in scripts:
-        notes.write_text("\n".join(lines))
         if name not in lines and run([python, scripts[name]], variables=variables) == 0:
             lines.append(name)
+            notes.write_text("\n".join(lines))
     failed = [name for name in scripts if name not in lines]
     if failed:
-        notes.write_text("\n".join(lines))
         say(f"failed: {', '.join(failed)}")
         return 1
     notes.unlink()

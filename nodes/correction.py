@@ -58,7 +58,8 @@ class CorrectedVAE(comfy.sd.VAE):
             return torch.cat([encode(part) for part in (pictures.split(1) if framed else [pictures])])
 
         def show(latent: Tensor) -> Tensor:
-            pictures = decode(latent).flatten(0, 1) if framed else decode(latent)
+            shown = decode(latent)
+            pictures = shown.flatten(0, 1) if framed else shown
             check_one_each(pictures, latent, "vae")
             return pictures
 

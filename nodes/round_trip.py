@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .autoencoders import decode_pictures, fit_to_cells
 from .reports import as_json
 from .vae_checks import check_one_each, check_picture, check_picture_vae, pixels_per_cell
 
+NAMES = {"vae": "VAE", "other_vae": "other VAE"}  # in figures and plots, by the socket
 KEPT = "reedit/round_trip"  # in the host's output folder: what was done before an interrupt
 
 
@@ -137,14 +138,13 @@ class ReEditRoundTripTest(io.ComfyNode):
         eight_bit: bool = True,
         thumbnail: int = 256,
     ) -> io.NodeOutput:
-        vaes = {"VAE": vae} if other_vae is None else {"VAE": vae, "other VAE": other_vae}
-        for socket, given in (("vae", vae), ("other_vae", other_vae)):
-            if given is not None:
-                check_picture_vae(given, socket)
+        vaes = {"vae": vae} if other_vae is None else {"vae": vae, "other_vae": other_vae}
+        for socket, given in vaes.items():
+            check_picture_vae(given, socket)
         originals = fit_to_all(images, list(vaes.values()))
-        trips = [RoundTrip(name, originals) for name in vaes]
+        trips = [RoundTrip(NAMES[socket], originals) for socket in vaes]
         try:
-            run(trips, list(vaes.values()), passes, eight_bit)
+            run(trips, vaes, passes, eight_bit)
         except BaseException:  # the host's interrupt is no Exception; whatever stops the test, the passes done are kept
             save_what_is_done(trips, eight_bit, thumbnail, passes)
             raise
@@ -156,8 +156,11 @@ class ReEditRoundTripTest(io.ComfyNode):
         return io.NodeOutput(plot, sheet, report, summary, last, ui={**shown, "text": (report, summary)})
 
 
-def run(trips: Sequence[RoundTrip], vaes: Sequence[Any], passes: int, eight_bit: bool) -> None:
-    """Send the pictures of `trips` through the VAEs, pass by pass, so that all have done as many when it is stopped."""
+def run(trips: Sequence[RoundTrip], vaes: Mapping[str, Any], passes: int, eight_bit: bool) -> None:
+    """Send the pictures of `trips` through the VAEs, pass by pass, so that all have done as many when it is stopped.
+
+    vaes: by their sockets.
+    """
     progress = comfy.utils.ProgressBar(passes * len(vaes) * len(trips[0].originals))
 
     def after_each() -> None:
@@ -165,13 +168,15 @@ def run(trips: Sequence[RoundTrip], vaes: Sequence[Any], passes: int, eight_bit:
         # The bar looks for an interrupt only as often as it is drawn.
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def passes_of(trip: RoundTrip, vae: Any) -> Iterator[Pass]:
+    def passes_of(trip: RoundTrip, socket: str) -> Iterator[Pass]:
+        vae = vaes[socket]
+
         def encode(picture: Tensor) -> Tensor:
             return vae.encode(picture.movedim(1, -1))
 
         def decode(latent: Tensor) -> Tensor:
             picture = decode_pictures(vae, latent)[..., :3]
-            check_one_each(picture, latent, trip.name.replace("VAE", "vae").replace(" ", "_"))
+            check_one_each(picture, latent, socket)
             # A picture from a file lies otherwise in memory than a decoded one, and convolutions round accordingly.
             return (picture.contiguous() if eight_bit else picture).movedim(-1, 1)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 README = Path(__file__).parents[2] / "README.md"
 Figures = dict[str, Any]
+LATENT, PIXELS = "latent iteration", "image iteration"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ def percent(figures: Figures) -> float:
 
 def chain(figures: Figures, name: str) -> float:
     return figures["chains"][name]["25"]["PSNR, dB"]
+
+
+def masked_chains(figures: Figures) -> list[float]:
+    return [chain(figures, f"{carried}, masked") for carried in (LATENT, PIXELS)]
 
 
 def masked(figures: Figures, way: str) -> float:
@@ -134,7 +139,6 @@ def rounded_down(value: float, step: float) -> float:
 
 # --- README's sentences -----------------------------------------------------------------------------------------------
 
-LATENT, PIXELS = "latent iteration", "image iteration"
 GUIDER = "ReEdit Instruct Guider, mask on text term"
 RATIO_4, RATIO_8 = "ratio 4, 4 channels", "ratio 8, 8 channels"
 PSNR, FRECHET = "PSNR, dB", "Fréchet distance"
@@ -144,7 +148,7 @@ SENTENCES = [
     Sentence(
         "emilie",
         "their mean after edit 25 is {:.1f} dB from the exact picture with ReEdit, {:.1f} dB without",
-        lambda figures: [chain(figures, f"{LATENT}, masked"), chain(figures, f"{PIXELS}, masked")],
+        masked_chains,
     ),
     Sentence(
         "session",
@@ -187,7 +191,7 @@ SENTENCES = [
         "emilie",
         "the picture after edit 25 stands at {:.1f} dB from the exact one; through ComfyUI's nodes, which decode and "
         "encode for each edit, at {:.1f} dB.",
-        lambda figures: [chain(figures, f"{LATENT}, masked"), chain(figures, f"{PIXELS}, masked")],
+        masked_chains,
     ),
     Sentence(
         "emilie",

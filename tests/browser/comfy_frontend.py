@@ -56,6 +56,9 @@ _CHOOSE = """([id, name, value]) => {
   widget.setValue(value, { e: new PointerEvent("pointerup"), node, canvas: window.app.canvas })
   return widget.value
 }"""
+_SET_WIDGET = """([id, name, value]) => {
+  window.app.graph.getNodeById(id).widgets.find((one) => one.name === name).value = value
+}"""
 _TITLE_OF = """(id) => {
   const [x, y] = window.app.graph.getNodeById(id).pos
   const { left, top } = window.app.canvas.canvas.getBoundingClientRect()
@@ -221,6 +224,10 @@ class ComfyFrontend:
     def choose(self, node: int, widget: str, value: str) -> str:
         """Choose a value in a widget's list, as its menu does. Fails where the list lacks it."""
         return self.page.evaluate(_CHOOSE, [node, widget, value])
+
+    def set_widget(self, node: int, name: str, value: Any) -> None:
+        """Write a widget's value, of which the page tells nobody."""
+        self.page.evaluate(_SET_WIDGET, [node, name, value])
 
     def select(self, node: int) -> None:
         """Click on a node's title; the node must be in view."""

@@ -23,9 +23,6 @@ _BUILD = """(nodes) => {
   }
   return Object.fromEntries(Object.entries(made).map(([name, node]) => [name, Number(node.id)]))
 }"""
-_SET_WIDGET = """([id, name, value]) => {
-  window.app.graph.getNodeById(id).widgets.find((one) => one.name === name).value = value
-}"""
 _MARK_NODES = "() => window.app.graph.nodes.forEach((node) => { node.isOld = true })"
 _NODES_ARE_NEW = "() => window.app.graph.nodes.length && window.app.graph.nodes.every((node) => !node.isOld)"
 # How far a text stands out from what lies behind it, as WCAG counts it: 4.5 is enough to read.
@@ -108,9 +105,6 @@ class HistoryTab:
 
     def widget(self, node: int) -> str:
         return self.page.evaluate("id => window.app.graph.getNodeById(id).widgets[0].value", node)
-
-    def set_widget(self, node: int, name: str, value: Any) -> None:
-        self.page.evaluate(_SET_WIDGET, [node, name, value])
 
     def speak(self, language: str, word: str) -> None:
         """Set the page's language, and wait until its sidebar has the word, and it has opened the workflow anew."""

@@ -12,10 +12,6 @@ from saved_workflows import FOLDER, LOADERS, demo_guidance
 
 FIRST = ("undo_and_branch", "continue_tomorrow")  # the second opens what the first saved
 
-_WRITE = """([id, name, value]) => {
-  window.app.graph.getNodeById(id).widgets.find((one) => one.name === name).value = value
-}"""
-
 
 def saved(template: str) -> dict[str, Any]:
     """The workflow as it stands in the file."""
@@ -29,7 +25,7 @@ def choose_demo_models(frontend: ComfyFrontend, nodes: list[dict[str, Any]]) -> 
         if node["type"] in LOADERS:
             frontend.choose(node["id"], LOADERS[node["type"]], demo_names[node["widgets_values"][0]])
     for number, widget, value in demo_guidance(nodes):
-        frontend.page.evaluate(_WRITE, [number, widget, value])
+        frontend.set_widget(number, widget, value)
 
 
 def load_with_demo_models(frontend: ComfyFrontend, template: str) -> list[dict[str, Any]]:

@@ -129,10 +129,10 @@ def test_a_click_checks_out_and_the_next_run_goes_there(frontend, tab, branches)
     frontend.screenshot("history_panel")
 
 
-def test_what_is_typed_into_the_node_is_marked_too(tab, branches):
-    tab.set_widget(branches, "edit", "1")
+def test_what_is_typed_into_the_node_is_marked_too(frontend, tab, branches):
+    frontend.set_widget(branches, "edit", "1")
     expect(tab.row(1)).to_have_class("reedit-step reedit-next")
-    tab.set_widget(branches, "edit", "2")  # where it is
+    frontend.set_widget(branches, "edit", "2")  # where it is
     expect(tab.list.locator(".reedit-next")).to_have_count(0)
 
 
@@ -270,7 +270,7 @@ def test_a_session_is_followed_in_and_out_of_subgraphs(frontend, tab, long):
       window.inner = subgraph
       window.app.canvas.select(node)
     }"""
-    tab.set_widget(long["decode"], "tile_size", 64)  # else nothing runs, and nothing tells
+    frontend.set_widget(long["decode"], "tile_size", 64)  # else nothing runs, and nothing tells
     frontend.page.evaluate(into, [long[name] for name in ("session", "vae", "decode")])
     expect(tab.empty).to_be_visible()  # nothing has told of it yet
     frontend.run(RUN_SECONDS)
@@ -308,7 +308,7 @@ def test_nodes_show_their_residual_and_their_mask_while_they_run(frontend, tab):
     nodes = load_with_demo_models(frontend, "prompt_edit")
     for node in nodes:
         if node["type"] == "ReEditInvert":
-            tab.set_widget(node["id"], "steps", 4)  # enough to look at
+            frontend.set_widget(node["id"], "steps", 4)  # enough to look at
     frontend.page.evaluate(LISTEN)
     frontend.run(RUN_SECONDS)
     shown = frontend.page.evaluate("async () => Object.fromEntries(await Promise.all(window.shownLive))")

@@ -65,10 +65,6 @@ _WIRE = """([from, output, to, input]) => {
   const slot = (slots, name) => slots.findIndex((one) => one.name === name)
   source.connect(typeof output === "number" ? output : slot(source.outputs, output), target, slot(target.inputs, input))
 }"""
-_SET = """([id, values]) => {
-  const { widgets } = window.app.graph.getNodeById(id)
-  for (const [name, value] of Object.entries(values)) widgets.find((one) => one.name === name).value = value
-}"""
 _FACE = """(id) => {
   const { inputs, outputs, widgets } = window.app.graph.getNodeById(id)
   return {
@@ -97,9 +93,10 @@ def added(frontend, around):
     page = frontend.page
     for column, name in enumerate(VALUES):
         frontend.zoom_to((column * 500, -450, 500, 900))
-        page.wait_for_timeout(300)  # the canvas follows a moment later
+        page.wait_for_timeout(1000)  # the canvas follows a moment later
         middle = (WINDOW["width"] / 2, WINDOW["height"] / 2)
-        page.mouse.dblclick(*middle)
+        # Not where the last one was put down: the page would take that click and the next for the double-click.
+        page.mouse.dblclick(middle[0], middle[1] - 250)
         page.get_by_role("dialog").get_by_role("combobox").fill(name)
         page.get_by_role("option", name=name).first.wait_for()
         page.keyboard.press("Enter")
@@ -125,7 +122,8 @@ def ran(frontend, server, around, added):
         wire(loader, 0, node, "model")
         wire(loader, 1, node, "clip")
         wire(before, 0, node, "latent")
-        frontend.page.evaluate(_SET, [node, values])
+        for widget, value in values.items():
+            frontend.set_widget(node, widget, value)
         before = node
     wire(around["mask"], 0, added[REPAINT], "mask")  # the other two can do without
     wire(before, 0, around["drift"], "samples")
