@@ -95,6 +95,8 @@ def added(frontend, around):
         frontend.zoom_to((column * 500, -450, 500, 900))
         page.wait_for_timeout(1000)  # the canvas follows a moment later
         middle = (WINDOW["width"] / 2, WINDOW["height"] / 2)
+        page.mouse.move(middle[0], middle[1] - 50)  # from elsewhere, or the page sees no movement
+        page.mouse.move(*middle)
         # What a double-click does, which the page now and then does not see soon after the click before it.
         page.evaluate("window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
         page.get_by_role("dialog").get_by_role("combobox").fill(name)
@@ -102,8 +104,6 @@ def added(frontend, around):
         page.keyboard.press("Enter")
         page.get_by_role("dialog").wait_for(state="hidden")
         page.wait_for_function("window.app.canvas.state.ghostNodeId != null")  # it hangs on the pointer
-        page.mouse.move(middle[0], middle[1] - 50)  # from elsewhere, or the page sees no movement
-        page.mouse.move(*middle)
         page.mouse.click(*middle)
         page.wait_for_function("window.app.canvas.state.ghostNodeId == null")  # until a click puts it down
     page.evaluate("window.app.canvas.deselectAll()")
